@@ -1,0 +1,65 @@
+# Needs only Python 3.11 or later and make. `make help` lists what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help course test test-unit test-notebooks test-slow check lint lab demo bench requirements clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NOTEBOOKS = $(sort $(wildcard chapter*/[0-9]*.ipynb))
+Q ?= warm waterproof jacket without a hood
+# Never look for a model hub unless the big profile asks for one.
+OFFLINE := $(if $(filter full,$(COURSE_PROFILE)),,HF_HUB_OFFLINE=1)
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The environment. A new package folder or a changed pin installs again; with nothing to do uv needs a second.
+$(STAMP): requirements.txt pyproject.toml $(wildcard */__init__.py)
+	@test -n "$(PYTHON)" || { echo "error: no Python found; install Python 3.11 or later" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is too old; install Python 3.11 or later, or name it: make PYTHON=..." >&2; exit 2; }
+	@test -x $(BIN)/uv || { "$(PYTHON)" -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; }
+	$(BIN)/uv pip install --python $(BIN)/python -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+course: $(STAMP) ## run every chapter's notebooks in order, then show the scoreboard
+	@$(BIN)/python -m course run
+
+test: test-unit test-notebooks ## unit tests, then every notebook against its committed outputs
+
+# Two workers of one thread each: with OpenMP's own threads on top they took more than twice the processor time.
+test-unit: $(STAMP)
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -q -m "not slow" -n 2
+
+test-notebooks: $(STAMP)
+	$(if $(NOTEBOOKS),$(OFFLINE) $(BIN)/python -m pytest -q --nbval --nbval-current-env $(NOTEBOOKS),@echo "no notebooks yet")
+
+test-slow: $(STAMP) ## the tests that `make check` leaves out: whole runs, real processes
+	$(OFFLINE) $(BIN)/python -m pytest -q -m slow
+
+check: lint test-unit ## lint, import floors and fast unit tests: for every commit, under 3 minutes
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/lint-imports
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab
+
+demo: $(STAMP) ## search the shop: make demo Q="words"
+	@$(BIN)/python -m chapter01_baseline.demo "$(Q)"
+
+bench: $(STAMP) ## our fast paths beside the plain ones, in one run
+	@$(BIN)/python -m course bench
+
+requirements: $(STAMP) ## pin every version anew from pyproject.toml; UPGRADE=--upgrade for the newest
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url $(UPGRADE) \
+		pyproject.toml -o requirements.txt
+
+clean: ## remove what was computed; the environment stays
+	rm -rf artifacts .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
