@@ -1,0 +1,1 @@
+"""Chapter 1: keyword and vector search on a real catalogue, measured, then a second stage that reranks."""

@@ -1,0 +1,31 @@
+"""The course's command line: ``python -m course run | scoreboard | bench``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+
+from common.cli import run_step
+from course import bench, run, scoreboard
+
+Command = (
+    Annotated[run.Run, tyro.conf.subcommand("run")]
+    | Annotated[scoreboard.Scoreboard, tyro.conf.subcommand("scoreboard")]
+    | Annotated[bench.Bench, tyro.conf.subcommand("bench")]
+)
+
+
+def main(command: Command) -> None:
+    """A course on product search: run its notebooks, see what they reached, measure this machine."""
+    match command:
+        case run.Run():
+            run.main(command)
+        case scoreboard.Scoreboard():
+            scoreboard.main(command)
+        case bench.Bench():
+            bench.main(command)
+
+
+if __name__ == "__main__":
+    run_step(main)
