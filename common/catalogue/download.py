@@ -1,0 +1,138 @@
+"""Files of the public sources: from the data home, else downloaded and checked against their SHA-256, else an error
+that says what to put where.
+
+The checksums of Chorus's products are those of the files this adapter was written against; the ones of ESCI stand in
+the project's own repository (as Git LFS object ids). The downloads themselves were not exercised where the course was
+written, for want of a network: only with a stand-in for pooch.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import CourseError
+from common.settings import artifacts_root, data_home
+
+
+@dataclass(frozen=True)
+class PublicFile:
+    """A file below the source's folder. Without `url` and `sha256` it must be put there by hand."""
+
+    path: str
+    url: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class PublicSource:
+    """`folder` below the data home, the project's `page`, its `licence`, its `files`."""
+
+    folder: str
+    page: str
+    licence: str
+    files: tuple[PublicFile, ...]
+
+
+_CHORUS = "https://raw.githubusercontent.com/querqy/chorus/main/data-encoder/ecommerce/vectors/data"
+_ESCI = (
+    "https://github.com/amazon-science/esci-data/raw/7e0e3073f5ca36c0b5ff79e847cf99a74597645d/shopping_queries_dataset"
+)
+
+CHORUS_ICECAT = PublicSource(
+    "chorus-icecat",
+    "https://github.com/querqy/chorus (the CSV file is in its folder katas)",
+    "products: Open Content Licence of Open Icecat",
+    (
+        PublicFile(
+            "products/1.json.zip",
+            f"{_CHORUS}/1.json.zip",
+            "15b622a11a6267aa0c450919a84b0fc41d7748db552f4c9c0e04167bbc7c38cb",
+        ),
+        PublicFile(
+            "products/2.json.zip",
+            f"{_CHORUS}/2.json.zip",
+            "17d95160289440d03ca50af65c1363d9edd1d5e82678ddb874b27aeac1f87c33",
+        ),
+        PublicFile(
+            "products/3.json.zip",
+            f"{_CHORUS}/3.json.zip",
+            "d4d088908fa648da7e79682872a77771ba42f065b253c4fb0f333e630d94f45a",
+        ),
+        PublicFile(
+            "products/4.json.zip",
+            f"{_CHORUS}/4.json.zip",
+            "533329e5173eac349ce61512fc86a352d5f6651e31694e03aa6e8428cbeaf3c0",
+        ),
+        PublicFile("Broad_Query_Set_rated.csv"),  # judged anew from time to time: no checksum to hold it to
+    ),
+)
+
+ESCI = PublicSource(
+    "esci",
+    "https://github.com/amazon-science/esci-data",
+    "Apache-2.0",
+    (
+        PublicFile(
+            "shopping_queries_dataset_examples.parquet",
+            f"{_ESCI}/shopping_queries_dataset_examples.parquet",
+            "4a735b693b4a424a6fc67f5be6e4c811495c488bbf66d02a602d308b2744263a",
+        ),
+        PublicFile(
+            "shopping_queries_dataset_products.parquet",
+            f"{_ESCI}/shopping_queries_dataset_products.parquet",
+            "25124442d064d64b26f74082d6fa09438d679efc0c183cf28d19064a2b65a265",
+        ),
+    ),
+)
+
+WANDS = PublicSource(
+    "wands",
+    "https://github.com/wayfair/WANDS (its folder dataset)",
+    "MIT",
+    (PublicFile("query.csv"), PublicFile("product.csv"), PublicFile("label.csv")),
+)
+
+
+def public_files(source: PublicSource) -> dict[str, Path]:
+    """Return where each file of `source` lies, by its name in `source.files`; downloads what is missing and can be had.
+
+    Downloads go below the artifacts (a data home may be read-only). Raises `CourseError` if a file can be had nowhere.
+    """
+    home = data_home()
+    folders = [artifacts_root() / "downloads" / source.folder]
+    if home is not None:
+        folders.insert(0, home / source.folder)
+    found = {f.path: next((d / f.path for d in folders if (d / f.path).is_file()), None) for f in source.files}
+    missing = [file for file in source.files if found[file.path] is None]
+    by_hand = [file for file in missing if file.url is None]
+    if by_hand:
+        raise _cannot_find(source, by_hand, folders[0], "")
+    for file in missing:
+        found[file.path] = _download(source, file, folders[-1])
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def _download(source: PublicSource, file: PublicFile, folder: Path) -> Path:
+    import pooch
+
+    target = folder / file.path
+    print(f"downloading {file.url} (licence: {source.licence})", file=sys.stderr)
+    try:
+        pooch.retrieve(
+            url=file.url,
+            known_hash=f"sha256:{file.sha256}",
+            fname=target.name,
+            path=target.parent,
+            progressbar=sys.stderr.isatty(),
+        )
+    except Exception as error:  # whatever the network, the disk or the checksum had to say
+        raise _cannot_find(source, [file], folder, f" (download failed: {str(error)[:200]})") from None
+    return target
+
+
+def _cannot_find(source: PublicSource, files: list[PublicFile], folder: Path, why: str) -> CourseError:
+    names = ", ".join(file.path for file in files)
+    where = folder if data_home() is not None else f"{source.folder}/ below the folder that COURSE_DATA_HOME names"
+    return CourseError(f"{source.folder}: missing {names}{why}; get it from {source.page} and put it in {where}")

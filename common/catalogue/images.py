@@ -1,0 +1,118 @@
+"""Pictures from anywhere, opened without trust: bounds are read from the header before a pixel is decoded."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from tqdm.auto import tqdm
+
+from common.errors import CourseError
+
+LONGEST_SIDE = 20_000
+MOST_PIXELS = 50_000_000
+"""150 MB once decoded. `check_images` decodes one picture a thread."""
+
+MOST_THREADS = 8
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+# Pillow warns of large pictures on opening them; here a stricter bound decides, and a warning would say it twice.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class _Unusable(Exception):
+    """Carries the reason."""
+
+
+def check_image(path: str | Path) -> str | None:
+    """Return why the file cannot serve as a product picture, or None if it can. Never raises.
+
+    It cannot if it is missing, empty, no image of `FORMATS`, truncated or damaged, animated, longer than `LONGEST_SIDE`
+    pixels or larger than `MOST_PIXELS`. The whole picture is decoded: a truncated file has a perfect header.
+    """
+    try:
+        _decode(Path(path))
+    except _Unusable as reason:
+        return str(reason)
+    return None
+
+
+def check_images(paths: Sequence[Path]) -> list[str | None]:
+    """`check_image` for many files, in threads (Pillow decodes outside the interpreter lock), with a progress bar."""
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+        checks = pool.map(check_image, paths)
+        return list(tqdm(checks, total=len(paths), desc="checking pictures", disable=None, leave=False))
+
+
+def open_image(path: str | Path, size: int | None = None) -> Image.Image:
+    """Return the picture as RGB, upright; with `size`, shrunk to fit inside `size` x `size` pixels.
+
+    Transparent parts become white. CMYK is converted through the colour profile in the file, if there is one, else by
+    ``channel = (255 - ink)(255 - black) / 255``. Raises `CourseError` naming the file and why it is unusable.
+    """
+    try:
+        picture = _decode(Path(path))
+    except _Unusable as reason:
+        raise CourseError(f"{path}: {reason}; replace the file or remove it from the catalogue") from None
+    if size is not None:
+        picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+    return picture
+
+
+def _decode(path: Path) -> Image.Image:
+    try:
+        if not path.is_file():
+            raise _Unusable("there is no such image file")
+        if path.stat().st_size == 0:
+            raise _Unusable("the image file is empty (0 bytes)")
+        with Image.open(path, formats=FORMATS) as image:
+            _check_header(image)
+            image.load()
+            return _as_rgb(ImageOps.exif_transpose(image))
+    except _Unusable:
+        raise
+    except UnidentifiedImageError:
+        raise _Unusable("not an image of format " + ", ".join(FORMATS)) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _Unusable(f"more than {MOST_PIXELS:,} pixels") from None
+    except Exception as error:  # a decoder may raise anything on a hostile file
+        raise _Unusable(f"damaged image ({str(error)[:80] or type(error).__name__})") from None
+
+
+def _check_header(image: Image.Image) -> None:
+    width, height = image.size
+    if max(width, height) > LONGEST_SIDE:
+        raise _Unusable(f"{width:,} x {height:,} pixels: longer than {LONGEST_SIDE:,} on a side")
+    if width * height > MOST_PIXELS:
+        raise _Unusable(f"{width:,} x {height:,} pixels: more than {MOST_PIXELS:,} in all")
+    # MPO is the JPEG of many phones: the photo, and then a preview or a depth map. Its first frame is the photo.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise _Unusable(f"animated ({image.n_frames} frames)")
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "CMYK":
+        return _cmyk_as_rgb(image)
+    if image.mode.startswith("I;16"):  # convert() would clip 16-bit grey to white
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _cmyk_as_rgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a broken profile: the plain formula is right about light and dark, and about the hue
+    return image.convert("RGB")

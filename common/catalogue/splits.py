@@ -1,0 +1,53 @@
+"""Splits that do not leak: whole groups of products, whole wordings of queries, each placed by a hash of its own name.
+
+A key's place depends on the key, the fractions and the seed only, so adding or removing others moves nothing. The
+price is that the fractions hold on average, not exactly: 100 keys at 0.25 give 25 give or take 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from itertools import accumulate
+
+import pandas as pd
+
+from common.catalogue.contract import SPLITS
+from common.catalogue.text import normalise_query
+from common.errors import CourseError
+
+PRODUCT_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
+QUERY_FRACTIONS = {"train": 0.6, "val": 0.15, "test": 0.25}
+
+
+def split_by_group(
+    products: pd.DataFrame, fractions: Mapping[str, float] = PRODUCT_FRACTIONS, seed: int = 0
+) -> pd.Series:
+    """The split of each row of `products` (same index): all rows with one `group_id` share it, a row without a group
+    is a group of its own. Raises `CourseError` if the fractions are not of train, val, test or do not sum to 1."""
+    keys = products["product_id"]
+    if "group_id" in products.columns:
+        keys = products["group_id"].fillna(keys)
+    return _split_keys(keys, fractions, seed)
+
+
+def split_queries(queries: pd.DataFrame, fractions: Mapping[str, float] = QUERY_FRACTIONS, seed: int = 0) -> pd.Series:
+    """The split of each row of `queries` (same index): the same words (`normalise_query`) are in the same split."""
+    return _split_keys(queries["query"].map(normalise_query), fractions, seed)
+
+
+def _split_keys(keys: pd.Series, fractions: Mapping[str, float], seed: int) -> pd.Series:
+    unknown = [name for name in fractions if name not in SPLITS]
+    if unknown or abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) < 0:
+        raise CourseError(f"fractions {dict(fractions)}: give shares of train, val and test that sum to 1")
+    places = {key: _place(str(key), fractions, seed) for key in keys.unique()}
+    return keys.map(places).astype("str").rename("split")
+
+
+def _place(key: str, fractions: Mapping[str, float], seed: int) -> str:
+    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, salt=seed.to_bytes(8, "little", signed=True))
+    position = int.from_bytes(digest.digest(), "little") / 2**64
+    for name, end in zip(fractions, accumulate(fractions.values()), strict=True):
+        if position < end:
+            return name
+    return next(name for name in reversed(list(fractions)) if fractions[name] > 0)
