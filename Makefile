@@ -35,7 +35,7 @@ test-unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -q -m "not slow" -n 2
 
 test-notebooks: $(STAMP)
-	$(if $(NOTEBOOKS),$(OFFLINE) $(BIN)/python -m pytest -q --nbval --nbval-current-env $(NOTEBOOKS),@echo "no notebooks yet")
+	$(if $(NOTEBOOKS),$(OFFLINE) COURSE_QUIET=1 $(BIN)/python -m pytest -q --nbval --nbval-current-env $(NOTEBOOKS),@echo "no notebooks yet")
 
 test-slow: $(STAMP) ## the tests that `make check` leaves out: whole runs, real processes
 	$(OFFLINE) $(BIN)/python -m pytest -q -m slow

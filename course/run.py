@@ -96,6 +96,7 @@ def _set_environment_of_kernels(profile: str) -> None:
     os.environ["COURSE_PROFILE"] = profile
     if profile != "full":
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in these profiles needs a hub
+    os.environ["COURSE_QUIET"] = "1"  # one bar for the whole; none in the executed copies
 
 
 def _parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:

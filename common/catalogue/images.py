@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from tqdm.auto import tqdm
 
 from common.errors import CourseError
+from common.progress import progress
 
 LONGEST_SIDE = 20_000
 MOST_PIXELS = 50_000_000
@@ -47,7 +47,7 @@ def check_images(paths: Sequence[Path]) -> list[str | None]:
     """`check_image` for many files, in threads (Pillow decodes outside the interpreter lock), with a progress bar."""
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         checks = pool.map(check_image, paths)
-        return list(tqdm(checks, total=len(paths), desc="checking pictures", disable=None, leave=False))
+        return list(progress(checks, total=len(paths), desc="checking pictures", leave=False))
 
 
 def open_image(path: str | Path, size: int | None = None) -> Image.Image:

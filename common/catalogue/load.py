@@ -18,7 +18,7 @@ from common.errors import CourseError
 from common.settings import artifacts_root, resolve_profile
 
 SOURCES = {
-    "pocket_shop": "common.pocket_shop",
+    "pocket_shop": "common.pocket_shop.shop",
     "chorus_icecat": "common.catalogue.chorus_icecat",
     "esci": "common.catalogue.esci",
     "wands": "common.catalogue.wands",
