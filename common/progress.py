@@ -20,6 +20,6 @@ def somebody_watches() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
-def progress(iterable: Iterable | None = None, **options: Any) -> tqdm:
+def progress(iterable: Iterable | None = None, *, shown: bool = True, **options: Any) -> tqdm:
     """Return a tqdm bar over `iterable` (or one to `update` by hand), shown only if somebody watches."""
-    return tqdm(iterable, disable=not somebody_watches(), **options)
+    return tqdm(iterable, disable=not (shown and somebody_watches()), **options)

@@ -172,12 +172,12 @@ def _write(row: tuple) -> tuple[str | None, ...]:
 
 
 def _extras(leaf: Leaf, bits: int, die: list[int]) -> list[str]:
-    """A careful merchandiser adds what shoppers say: another name for the thing (one in four), a use (one in four)."""
+    """A careful merchandiser adds what shoppers say: another name for the thing (one in eight), a use (one in six)."""
     extras = []
-    if die[8] % 4 == 1:
+    if die[8] % 8 == 1:
         extras.append(f"Also known as {_pick(leaf.shopper + leaf.jargon, die[9])}.")
     use, feature = _pick(leaf.uses, die[7])
-    if die[1] % 4 == 1 and (feature is None or feature in leaf_features(leaf, bits)):
+    if die[1] % 6 == 1 and (feature is None or feature in leaf_features(leaf, bits)):
         extras.append(f"Made for {use}.")
     return extras
 

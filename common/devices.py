@@ -1,0 +1,72 @@
+"""Where a model runs, in which engine and in which precision: chosen once, by rules that were measured, with the
+reason in words.
+
+Half precision is not a free lunch on a CPU. With native bfloat16 instructions (AVX512-BF16, AMX) it is two to three
+times as fast as float32; without them it is emulated and up to a hundred times slower. So nothing here is assumed:
+the CPU is asked.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from common.errors import CourseError
+
+ENGINES = ("auto", "openvino", "torch")
+NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """device: torch's name of it ("cpu", "cuda", "mps"); engine: "openvino" or "torch"; precision: "float32",
+    "bfloat16" or "float16"; reason: why, for people."""
+
+    device: str
+    engine: str
+    precision: str
+    reason: str
+
+
+def native_bfloat16() -> str | None:
+    """The CPU instruction set that computes in bfloat16 natively, None if there is none."""
+    import torch
+
+    capabilities = torch.cpu.get_capabilities()
+    return next((name for name in NATIVE_BFLOAT16 if capabilities.get(name)), None)
+
+
+def choose_placement(engine: str = "auto") -> Placement:
+    """The fastest placement whose vectors agree with float32 (mean cosine at least 0.999) on this machine.
+
+    engine: "auto", or "openvino" / "torch" to insist on one. Raises CourseError for another name, or if OpenVINO is
+    insisted on where it is not installed.
+    """
+    if engine not in ENGINES:
+        raise CourseError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}.")
+    import torch
+
+    if engine == "openvino" and find_spec("openvino") is None:
+        raise CourseError("engine 'openvino' is not installed; run `pip install openvino`, or choose engine='torch'.")
+    if engine != "openvino" and torch.cuda.is_available():
+        return _on_cuda(torch)
+    if engine != "openvino" and torch.backends.mps.is_available():
+        return Placement("mps", "torch", "float32", "Apple GPU; half precision was not measured there")
+    native = native_bfloat16()
+    precision = "bfloat16" if native else "float32"
+    why = f"the CPU computes in bfloat16 natively ({native})" if native else "the CPU has no native bfloat16"
+    if engine == "openvino" or (engine == "auto" and _is_x86() and find_spec("openvino") is not None):
+        return Placement("cpu", "openvino", precision, f"no GPU; {why}; OpenVINO is faster than torch on such CPUs")
+    return Placement("cpu", "torch", precision, f"no GPU; {why}")
+
+
+def _on_cuda(torch) -> Placement:
+    name = torch.cuda.get_device_name()
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return Placement("cuda", "torch", "bfloat16", f"{name} computes in bfloat16 natively")
+    return Placement("cuda", "torch", "float16", f"{name} has no native bfloat16")
+
+
+def _is_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")

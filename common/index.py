@@ -1,0 +1,350 @@
+"""Nearest-neighbour search over embeddings: exact (flat) or approximate (HNSW graph), both in FAISS.
+
+The hits are those of a brute-force search in numpy, also when scores tie: candidates come from FAISS, their scores
+are computed again one way for all, and equal scores are put in the order of the product ids. Source of HNSW: Malkov
+and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World
+graphs" (2018).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from common.artifacts import atomic_write, read_json, write_json
+from common.encoders import Embeddings, TextEncoder
+from common.errors import CourseError, MissingArtifact
+from common.search import Hits, check_request, empty_hits
+
+HNSW_DEFAULTS = {"M": 32, "ef_construction": 200, "ef_search": 100}
+KINDS: dict[str, dict[str, int]] = {"flat": {}, "hnsw": HNSW_DEFAULTS}
+FORMAT = 1
+SPARE = 32  # candidates beyond k, so that a rounding difference at the cut decides nothing
+ROUNDING = 1e-5  # FAISS's blocked sums and ours differ by less, for vectors of length 1
+# Below this share the graph's walk meets mostly forbidden products: scanning the allowed ones is exact and not slower.
+FEW_ALLOWED = 0.2
+REPEATABLE_UP_TO = 100_000  # one thread takes a second for 5,000 products; beyond, the build time counts for more
+ROWS_A_BLOCK = 256
+SCORED_AT_ONCE = 50_000  # vectors gathered for scoring: 77 MB at 384 dimensions
+
+
+class DenseIndex:
+    """An index over the embeddings of N products. Make one with `build` or `load`.
+
+    ids: product ids, ascending [N]. encoder_id: whose embeddings it holds, the only ones it can be asked with.
+    ef_search: how many candidates an HNSW search keeps; more finds more and takes longer. Settable; never less than k
+    is used.
+    """
+
+    def __init__(
+        self, faiss_index: Any, ids: np.ndarray, encoder_id: str, kind: str, parameters: dict[str, int]
+    ) -> None:
+        self._faiss, self.ids, self.encoder_id = faiss_index, ids, encoder_id
+        self.kind, self.parameters = kind, parameters
+        self.ef_search = parameters.get("ef_search", 0)
+        self._position = {product_id: at for at, product_id in enumerate(ids)}
+
+    @classmethod
+    def build(cls, embeddings: Embeddings, ids: Sequence[str], kind: str = "flat", **parameters: int) -> DenseIndex:
+        """Index embeddings [N, D] under N distinct product ids.
+
+        kind: "flat" compares with every product; "hnsw" walks a graph. parameters of "hnsw": M (edges a node, 32),
+        ef_construction (200), ef_search (100). Up to 100,000 products one thread builds the graph, so that equal input
+        gives an equal graph. Raises CourseError for unknown kinds or parameters, ids that are repeated or not str, or
+        vectors that are not finite.
+        """
+        if kind not in KINDS:
+            raise CourseError(f"index kind {kind!r} is unknown; choose one of {', '.join(KINDS)}.")
+        parameters = _checked_parameters(kind, parameters)
+        vectors, ids = _checked_products(embeddings, ids)
+        order = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
+        ids = np.array([ids[at] for at in order], dtype=object)
+        faiss_index = _empty_index(kind, vectors.shape[1], parameters)
+        with _threads(1 if kind == "hnsw" and len(ids) <= REPEATABLE_UP_TO else None):
+            faiss_index.add(np.ascontiguousarray(vectors[order]))
+        return cls(faiss_index, ids, embeddings.encoder_id, kind, parameters)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def dimension(self) -> int:
+        return self._faiss.d
+
+    @property
+    def memory_mb(self) -> float:
+        """What vectors and graph take in memory, in 10^6 bytes."""
+        size = self._faiss.ntotal * self._faiss.d * 4
+        if self.kind == "hnsw":
+            graph = self._faiss.hnsw
+            size += graph.neighbors.size() * 4 + graph.offsets.size() * 8 + graph.levels.size() * 4
+        return size / 1e6
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """The vectors [N, D] in the order of `ids`: a view into the index, not to be written to."""
+        import faiss
+
+        if not len(self):
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        stored = self._exact
+        view = faiss.rev_swig_ptr(stored.get_xb(), stored.ntotal * stored.d).reshape(stored.ntotal, stored.d)
+        view.flags.writeable = False
+        return view
+
+    def search_vectors(
+        self,
+        embeddings: Embeddings,
+        k: int,
+        *,
+        allowed: Collection[str] | None = None,
+        exclude: Sequence[Collection[str]] | None = None,
+    ) -> Hits:
+        """The k products nearest to each of Q embeddings, by inner product; arguments and order as in
+        `common.search.Searcher`.
+
+        Raises CourseError if the embeddings are of another encoder. Ids in `allowed` and `exclude` that are not
+        indexed are ignored.
+        """
+        request = check_request(embeddings.vectors, k, allowed, exclude, texts=False)
+        self._check_encoder(embeddings)
+        hits = empty_hits(len(embeddings), request.k)
+        permitted = None if request.allowed is None else self._positions(request.allowed)
+        if not len(self) or (permitted is not None and not len(permitted)):
+            return hits
+        forbidden = [self._positions(ids) for ids in request.exclude] if request.exclude is not None else None
+        for start in range(0, len(embeddings), ROWS_A_BLOCK):
+            rows = np.arange(start, min(start + ROWS_A_BLOCK, len(embeddings)))
+            self._search_block(embeddings.vectors, rows, request.k, permitted, forbidden, hits)
+        return hits
+
+    def nearest(self, queries: np.ndarray, fetch: int, permitted: np.ndarray | None = None) -> np.ndarray:
+        """Positions [Q, fetch] of what FAISS finds for queries [Q, D], -1 for none, without the exactness of
+        `search_vectors`."""
+        import faiss
+
+        if self.kind == "flat" or (permitted is not None and len(permitted) < FEW_ALLOWED * len(self)):
+            return self._scan(queries, fetch, permitted)[1]
+        parameters = faiss.SearchParametersHNSW(efSearch=max(self.ef_search, fetch), sel=self._selector(permitted))
+        return self._faiss.search(queries, fetch, params=parameters)[1]
+
+    def save(self, folder: Path) -> None:
+        """Write the index into `folder`, which may hold an older one: a reader finds that one or this one, whole."""
+        import faiss
+
+        folder = Path(folder)
+        ids = json.dumps(self.ids.tolist(), ensure_ascii=True)
+        name = uuid4().hex[:16]  # never the name of files that the older index.json refers to
+        with atomic_write(folder / f"{name}.faiss") as temporary:
+            faiss.write_index(self._faiss, str(temporary))
+            digest = _file_sha256(temporary)
+        with atomic_write(folder / f"{name}.ids.json") as temporary:
+            temporary.write_text(ids, encoding="ascii")
+        manifest = {
+            "format": FORMAT,
+            "name": name,
+            "kind": self.kind,
+            "parameters": self.parameters | ({"ef_search": self.ef_search} if self.kind == "hnsw" else {}),
+            "encoder_id": self.encoder_id,
+            "count": len(self),
+            "dimension": self.dimension,
+            "index_sha256": digest,
+            "ids_sha256": sha256(ids.encode()).hexdigest(),
+        }
+        write_json(folder / "index.json", manifest)  # the switch: everything it names is in place by now
+        for old in [*folder.glob("*.faiss"), *folder.glob("*.ids.json")]:
+            if not old.name.startswith(name):
+                old.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> DenseIndex:
+        """Read what `save` wrote. Raises MissingArtifact if there is none, CourseError if it was damaged."""
+        import faiss
+
+        folder = Path(folder)
+        if not (folder / "index.json").is_file():
+            raise MissingArtifact(f"{folder}: no index here. Make it with: python -m chapter01_baseline.reindex")
+        manifest = read_json(folder / "index.json")
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise CourseError(f"{folder / 'index.json'}: not an index of format {FORMAT}; build the index again.")
+        index_file, ids_file = folder / f"{manifest['name']}.faiss", folder / f"{manifest['name']}.ids.json"
+        for file, expected in ((index_file, manifest["index_sha256"]), (ids_file, manifest["ids_sha256"])):
+            if not file.is_file() or _file_sha256(file) != expected:
+                raise CourseError(f"{file}: missing or changed since it was written; build the index again.")
+        faiss_index, ids = faiss.read_index(str(index_file)), np.array(read_json(ids_file), dtype=object)
+        if not len(ids) == faiss_index.ntotal == manifest["count"]:
+            raise CourseError(f"{folder}: {faiss_index.ntotal} vectors but {len(ids)} ids; build the index again.")
+        return cls(faiss_index, ids, manifest["encoder_id"], manifest["kind"], manifest["parameters"])
+
+    @property
+    def _exact(self) -> Any:
+        """The flat index with the vectors: HNSW keeps one inside."""
+        import faiss
+
+        return self._faiss if self.kind == "flat" else faiss.downcast_index(self._faiss.storage)
+
+    def _check_encoder(self, embeddings: Embeddings) -> None:
+        if embeddings.encoder_id != self.encoder_id:
+            raise CourseError(
+                f"this index holds embeddings of {self.encoder_id!r} and cannot be searched with embeddings of "
+                f"{embeddings.encoder_id!r}; load that encoder, or build the index again with yours."
+            )
+        if embeddings.vectors.ndim != 2 or embeddings.vectors.shape[1] != self.dimension:
+            raise CourseError(
+                f"embeddings {embeddings.vectors.shape} do not fit an index of dimension {self.dimension}."
+            )
+
+    def _positions(self, ids: Collection[str]) -> np.ndarray:
+        return np.array(sorted(self._position[i] for i in ids if i in self._position), dtype=np.int64)
+
+    def _selector(self, permitted: np.ndarray | None) -> Any:
+        import faiss
+
+        if permitted is None:
+            return None
+        mask = np.zeros(len(self), dtype=bool)
+        mask[permitted] = True
+        return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+
+    def _scan(self, queries: np.ndarray, fetch: int, permitted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        import faiss
+
+        parameters = None if permitted is None else faiss.SearchParameters(sel=self._selector(permitted))
+        return self._exact.search(queries, fetch, params=parameters)
+
+    def _search_block(self, queries, rows, k, permitted, forbidden, hits) -> None:
+        """Fill `rows` of hits. Rows that may lack a hit (a tie across the cut, a graph walk that fell short) are
+        scanned again, wider."""
+        total = len(self) if permitted is None else len(permitted)
+        exact = self.kind == "flat"
+        fetch = k + SPARE + max((len(forbidden[row]) for row in rows), default=0) if forbidden else k + SPARE
+        if not exact:
+            fetch = max(fetch - SPARE, min(self.ef_search, total))  # the walk keeps that many anyway
+        while len(rows):
+            fetch = min(fetch, total)
+            block = np.ascontiguousarray(queries[rows], dtype=np.float32)
+            found = self._scan(block, fetch, permitted)[1] if exact else self.nearest(block, fetch, permitted)
+            scores = self._scores(block, found)
+            unsure = []
+            for at, row in enumerate(rows):
+                count = self._fill(hits, row, found[at], scores[at], None if forbidden is None else forbidden[row])
+                if fetch < total or not exact:
+                    enough = count >= k
+                    if not enough or (exact and scores[at].min() >= hits.scores[row, k - 1] - ROUNDING):
+                        unsure.append(row)
+            if fetch == total and exact:
+                return
+            rows, exact, fetch = np.array(unsure, dtype=np.int64), True, fetch * 4 if exact else fetch + SPARE
+
+    def _scores(self, queries: np.ndarray, found: np.ndarray) -> np.ndarray:
+        """Inner products [Q, F] of queries and found products, each summed in the same order: equal vectors get equal
+        scores."""
+        scores = np.empty(found.shape, dtype=np.float32)
+        step = max(1, SCORED_AT_ONCE // max(1, found.shape[1]))
+        for at in range(0, len(queries), step):
+            part = slice(at, at + step)
+            scores[part] = np.einsum("qd,qfd->qf", queries[part], self.vectors[found[part]])
+        scores[found < 0] = -np.inf
+        return scores
+
+    def _fill(self, hits: Hits, row: int, found: np.ndarray, scores: np.ndarray, forbidden: np.ndarray | None) -> int:
+        keep = found >= 0
+        if forbidden is not None and len(forbidden):
+            keep &= ~np.isin(found, forbidden)
+        found, scores = found[keep], scores[keep]
+        order = np.lexsort((found, -scores))[: hits.k]  # positions ascend with the ids
+        hits.ids[row, : len(order)] = self.ids[found[order]]
+        hits.scores[row, : len(order)] = scores[order]
+        return len(order)
+
+
+class DenseSearcher:
+    """Search by meaning: a text encoder and an index of the same encoder. A `common.search.Searcher`."""
+
+    def __init__(self, encoder: TextEncoder, index: DenseIndex) -> None:
+        """Raises CourseError if the index holds another encoder's embeddings."""
+        if encoder.encoder_id != index.encoder_id:
+            raise CourseError(
+                f"the index holds embeddings of {index.encoder_id!r}, the encoder is {encoder.encoder_id!r}; "
+                "build the index again with this encoder."
+            )
+        self.encoder, self.index = encoder, index
+
+    def search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        *,
+        allowed: Collection[str] | None = None,
+        exclude: Sequence[Collection[str]] | None = None,
+    ) -> Hits:
+        """As in `common.search.Searcher`. A query without words has no hits."""
+        request = check_request(queries, k, allowed, exclude)
+        asked = [row for row, query in enumerate(request.queries) if query.strip()]
+        hits = empty_hits(len(request.queries), request.k)
+        if asked:
+            embeddings = self.encoder.encode([request.queries[row] for row in asked])
+            left_out = [request.exclude[row] for row in asked] if request.exclude is not None else None
+            found = self.index.search_vectors(embeddings, request.k, allowed=request.allowed, exclude=left_out)
+            hits.ids[asked], hits.scores[asked] = found.ids, found.scores
+        return hits
+
+
+def _checked_parameters(kind: str, parameters: dict[str, int]) -> dict[str, int]:
+    known = KINDS[kind]
+    for name, value in parameters.items():
+        if name not in known:
+            raise CourseError(f"index kind {kind!r} has no parameter {name!r}; it has {', '.join(known) or 'none'}.")
+        if isinstance(value, bool) or not isinstance(value, int) or value < (2 if name == "M" else 1):
+            raise CourseError(f"index parameter {name} must be a whole number of at least {2 if name == 'M' else 1}.")
+    return {**known, **parameters}
+
+
+def _checked_products(embeddings: Embeddings, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    vectors, ids = np.asarray(embeddings.vectors, dtype=np.float32), list(ids)
+    if vectors.ndim != 2 or len(vectors) != len(ids):
+        raise CourseError(f"index: {len(ids)} product ids for embeddings {vectors.shape}; give one id a row.")
+    if not all(isinstance(product_id, str) for product_id in ids):
+        raise CourseError("index: product ids must be str; cast the column product_id to str.")
+    if len(set(ids)) != len(ids):
+        raise CourseError(f"index: {len(ids) - len(set(ids))} product ids are repeated; remove the duplicates.")
+    if not np.isfinite(vectors).all():
+        raise CourseError("index: an embedding is not finite (NaN or infinite); look at the text it was made from.")
+    return vectors, ids
+
+
+def _empty_index(kind: str, dimension: int, parameters: dict[str, int]) -> Any:
+    import faiss
+
+    if kind == "flat":
+        return faiss.IndexFlatIP(dimension)
+    index = faiss.IndexHNSWFlat(dimension, parameters["M"], faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = parameters["ef_construction"]
+    return index
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(count or before)
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _file_sha256(file: Path) -> str:
+    digest = sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
