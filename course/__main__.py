@@ -1,4 +1,4 @@
-"""The course's command line: ``python -m course run | scoreboard | bench``."""
+"""The course's command line: ``python -m course run | scoreboard | results | bench``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Annotated
 import tyro
 
 from common.cli import run_step
-from course import bench, run, scoreboard
+from course import bench, results, run, scoreboard
 
 Command = (
     Annotated[run.Run, tyro.conf.subcommand("run")]
     | Annotated[scoreboard.Scoreboard, tyro.conf.subcommand("scoreboard")]
+    | Annotated[results.Results, tyro.conf.subcommand("results")]
     | Annotated[bench.Bench, tyro.conf.subcommand("bench")]
 )
 
@@ -23,6 +24,8 @@ def main(command: Command) -> None:
             run.main(command)
         case scoreboard.Scoreboard():
             scoreboard.main(command)
+        case results.Results():
+            results.main(command)
         case bench.Bench():
             bench.main(command)
 

@@ -8,6 +8,7 @@ import pytest
 
 from common.artifacts import Artifacts
 from common.errors import CourseError
+from course import results
 from course.scoreboard import COLUMNS, Scoreboard, collect, main, show
 
 CHAPTERS = ("chapter01_baseline", "chapter02_two_tower")
@@ -102,3 +103,20 @@ def test_the_table_is_a_line_a_system(artifacts_root, capsys):
     assert "0.625 [0.525, 0.725]" in out and "pocket_shop, test queries" in out and "pocket_shop, val queries" in out
     assert "R@10" in out and "R@5" not in out and "0.111" not in out, "the depths in between are left to --json"
     assert "…" not in out
+
+
+def test_results_are_kept_with_command_seed_commit_and_hardware(artifacts_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "repository_root", lambda: tmp_path)
+    artifacts = Artifacts("pocket_shop", "aa", "pocket")
+    config = {"catalogue": "pocket_shop", "split": "test", "gains": "linear", "seed": 3, "profile": None}
+    with artifacts.new_run(CHAPTERS[0], "evaluate", config=config, seed=3) as folder:
+        rows_of(CHAPTERS[0], "bm25", nDCG_10=0.5).to_parquet(folder / "scoreboard.parquet")
+    results.main(results.Results())
+    kept = pd.read_csv(tmp_path / "results" / "pocket_shop.csv")
+    assert list(kept.columns) == [*COLUMNS, "command", "seed", "commit", "hardware"]
+    assert kept["command"][0] == (
+        "python -m chapter01_baseline.evaluate --catalogue pocket_shop --split test --gains linear --seed 3"
+    )
+    assert kept["value"][0] == 0.5 and kept["seed"][0] == 3 and "cores" in kept["hardware"][0]
+    with pytest.raises(CourseError, match="wands"):
+        results.main(results.Results(sources=("wands",)))

@@ -1,0 +1,195 @@
+"""Measures every system of the chapter on the test queries, once, after everything has been chosen on validation.
+
+`python -m chapter01_baseline.evaluate --catalogue pocket_shop`
+
+On validation queries (`--split val`, all that some sources have) the figures are cross-validated instead: every query
+is searched with settings chosen on others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+
+from chapter01_baseline.choose import DEPTH, evaluation_judgements, judged_queries
+from chapter01_baseline.cross_validate import cross_validated_hits
+from chapter01_baseline.reindex import load_indices
+from chapter01_baseline.rerank import CrossEncoderReranker, load_reranker, rerank_texts
+from chapter01_baseline.systems import systems
+from common.artifacts import Artifacts, RunFolder
+from common.catalogue import Catalogue, load_catalogue
+from common.cli import run_step
+from common.errors import MissingArtifact
+from common.evaluation import METRICS, compare, evaluate, holm, summarise
+from common.progress import progress
+from common.search import Hits, Searcher
+from common.trec import write_trec_run
+
+CHAPTER, STEP = "chapter01_baseline", "evaluate"
+HEADLINE = "nDCG@10"
+
+CLAIMS = (
+    ("fusion", "BM25"),
+    ("fusion", "MiniLM"),
+    ("BM25 + RM3", "BM25"),
+    ("MiniLM + Rocchio", "MiniLM"),
+    ("fusion + feedback", "fusion"),
+    ("reranked fusion", "fusion"),
+    ("reranked fusion", "fusion + feedback"),
+)
+"""Pairs of systems that the chapter makes a statement about; their p-values are corrected together (Holm)."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure every built system of chapter 1 on the judged queries of one split."""
+
+    catalogue: str = "pocket_shop"
+    """Name of a catalogue, or the path of a saved one."""
+    profile: str | None = None
+    """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
+    split: str = "test"
+    """Which queries: test for a figure to report, val while developing."""
+    gains: str = "linear"
+    """Gains of nDCG: linear or esci."""
+    borrow_cross_encoder: str | None = None
+    """Catalogue whose trained cross-encoder reranks, for a catalogue without training queries (split val only)."""
+    seed: int = 0
+    """Of the bootstrap, the paired tests and the folds."""
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """run: where everything is saved, TREC runs too. scoreboard: a row a system and metric. per_query: by system, a row
+    a query and a column a metric. comparisons: the chapter's claims (`CLAIMS`) with their paired tests."""
+
+    run: RunFolder
+    scoreboard: pd.DataFrame
+    per_query: dict[str, pd.DataFrame]
+    comparisons: pd.DataFrame
+
+
+def main(config: EvaluateConfig) -> EvaluateResult:
+    """Search with every system, score the hits, and save scoreboard, scores of each query, comparisons and runs."""
+    catalogue = load_catalogue(config.catalogue, profile=config.profile)
+    artifacts = Artifacts.for_catalogue(catalogue, config.profile)
+    inputs = _inputs(artifacts)
+    run = artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs)
+    if run is None:
+        with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
+            queries = judged_queries(catalogue, config.split)
+            if len(queries):
+                hits, seconds = _search(catalogue, artifacts, queries, config)
+                per_query = score_all(hits, queries, catalogue, config.gains)
+                board = to_scoreboard(per_query, seconds, catalogue, config)
+                board.to_parquet(folder / "scoreboard.parquet", index=False)
+                pd.concat(per_query, names=["system"]).to_parquet(folder / "per_query.parquet")
+                compare_claims(per_query, config.seed).to_parquet(folder / "comparisons.parquet", index=False)
+                for name, found in hits.items():
+                    write_trec_run(
+                        folder / f"{_file_name(name)}.trec", found, queries["query_id"], tag=_file_name(name)
+                    )
+    return load_evaluation(artifacts)
+
+
+def load_evaluation(artifacts: Artifacts) -> EvaluateResult:
+    """Read the evaluation in force; its tables are empty for a catalogue without judged queries."""
+    run = artifacts.current(CHAPTER, STEP)
+    if not (run.path / "scoreboard.parquet").is_file():
+        return EvaluateResult(run, pd.DataFrame(), {}, pd.DataFrame())
+    stacked = pd.read_parquet(run.path / "per_query.parquet")
+    per_query = {name: stacked.xs(name, level="system") for name in stacked.index.unique("system")}
+    read = [pd.read_parquet(run.path / f"{name}.parquet") for name in ("scoreboard", "comparisons")]
+    return EvaluateResult(run, read[0], per_query, read[1])
+
+
+def search_all(searchers: Mapping[str, Searcher], queries: pd.DataFrame) -> tuple[dict[str, Hits], dict[str, float]]:
+    """Return the first 200 hits of every searcher for `queries` (column `query`), and how many seconds each took."""
+    hits, seconds = {}, {}
+    words = queries["query"].tolist()
+    for name, searcher in progress(searchers.items(), desc="searching", unit="system", leave=False):
+        started = time.perf_counter()
+        hits[name] = searcher.search(words, DEPTH)
+        seconds[name] = time.perf_counter() - started
+    return hits, seconds
+
+
+def score_all(
+    hits: Mapping[str, Hits], queries: pd.DataFrame, catalogue: Catalogue, gains: str = "linear"
+) -> dict[str, pd.DataFrame]:
+    """Return the metrics of every query, by system; on the full truth where the catalogue knows it."""
+    grades = evaluation_judgements(catalogue)
+    # Under the full truth nothing is unjudged.
+    metrics = [metric for metric in METRICS if not (len(catalogue.truth) and metric.startswith("Judged"))]
+    return {name: evaluate(found, queries, grades, metrics=metrics, gains=gains) for name, found in hits.items()}
+
+
+def to_scoreboard(
+    per_query: Mapping[str, pd.DataFrame], seconds: Mapping[str, float], catalogue: Catalogue, config: EvaluateConfig
+) -> pd.DataFrame:
+    """Return the rows of `python -m course scoreboard`: mean, 95% interval and number of queries of every metric."""
+    tables = []
+    for name, scores in per_query.items():
+        table = summarise(scores, seed=config.seed)
+        table.insert(0, "split", config.split)
+        table.insert(0, "source", catalogue.source)
+        table.insert(0, "system", name)
+        table.insert(0, "chapter", CHAPTER)
+        table["seconds"] = seconds[name]
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def compare_claims(per_query: Mapping[str, pd.DataFrame], seed: int) -> pd.DataFrame:
+    """Return a row a claim: system, against, metric, difference with interval, p and p_holm (corrected)."""
+    rows = [
+        {
+            "system": system,
+            "against": other,
+            **asdict(compare(per_query[system], per_query[other], HEADLINE, seed=seed)),
+        }
+        for system, other in CLAIMS
+        if system in per_query and other in per_query
+    ]
+    corrected = holm({str(number): row["p"] for number, row in enumerate(rows)})
+    return pd.DataFrame([row | {"p_holm": corrected[str(number)]} for number, row in enumerate(rows)])
+
+
+def by_kind(per_query: Mapping[str, pd.DataFrame], queries: pd.DataFrame, metric: str = HEADLINE) -> pd.DataFrame:
+    """Return the mean of a metric by kind of query (rows) and system (columns)."""
+    kinds = queries.set_index("query_id")["kind"]
+    return pd.DataFrame({name: scores[metric].groupby(kinds).mean() for name, scores in per_query.items()})
+
+
+def _search(
+    catalogue: Catalogue, artifacts: Artifacts, queries: pd.DataFrame, config: EvaluateConfig
+) -> tuple[dict[str, Hits], dict[str, float]]:
+    if config.split != "val":
+        return search_all(systems(artifacts, catalogue), queries)
+    indices = load_indices(artifacts, catalogue)
+    reranker = None
+    if config.borrow_cross_encoder:
+        lender = load_catalogue(config.borrow_cross_encoder, profile=config.profile)
+        borrowed = load_reranker(indices.dense, lender, Artifacts.for_catalogue(lender, config.profile))
+        reranker = CrossEncoderReranker(indices.dense, borrowed.scorer, rerank_texts(catalogue), depth=borrowed.depth)
+    hits = cross_validated_hits(queries, indices, reranker, seed=config.seed, gains=config.gains)
+    return hits, dict.fromkeys(hits, float("nan"))  # mostly spent on choosing; no time of a search
+
+
+def _inputs(artifacts: Artifacts) -> dict[str, RunFolder]:
+    inputs = {step: artifacts.current(CHAPTER, step) for step in ("reindex", "choose")}
+    with suppress(MissingArtifact):
+        inputs["rerank"] = artifacts.current(CHAPTER, "rerank")
+    return inputs
+
+
+def _file_name(system: str) -> str:
+    return system.lower().replace(" + ", "_").replace(" ", "_").replace("-", "_")
+
+
+if __name__ == "__main__":
+    run_step(main)

@@ -1,0 +1,147 @@
+"""Fusion: one ranking out of several, because keyword and vector search fail on different queries.
+
+Reciprocal rank fusion looks at ranks only and has nothing to tune: take it when there are no judgements. Convex fusion
+keeps how far apart the scores are; with a weight chosen on validation queries it is the better of the two, and a few
+dozen queries suffice to choose it (Bruch, Gai, Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval", 2023).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import pandas as pd
+
+from common.errors import CourseError
+from common.evaluation import evaluate
+from common.search import Hits, Searcher, check_k, check_request, hits_from_rows
+
+METHODS = ("rrf", "convex")
+Floors = Sequence[float | None]
+MIN_MAX: Floors = (None, None)
+"""Each query's scores are scaled between the worst and the best that were retrieved."""
+THEORETICAL: Floors = (0.0, -1.0)
+"""... between the least possible score, of BM25 and of a cosine, and the best that was retrieved."""
+
+CONVEX_WEIGHTS = tuple(np.linspace(0, 1, 21).round(2).tolist())
+
+
+def reciprocal_rank_fusion(rankings: Sequence[Hits], k: int, constant: float = 60) -> Hits:
+    """Score of a product: the sum over rankings of 1 / (constant + rank), rank counted from 1; 0 where it is missing.
+
+    rankings: Hits of the same Q queries, of any depth. A larger constant makes the first ranks matter less.
+    Source: Cormack, Clarke, Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual rank learning
+    methods" (SIGIR 2009), whose constant is 60. Raises CourseError if the rankings differ in their number of queries.
+    """
+    k, rows = check_k(k), []
+    for query in range(_n_queries(rankings)):
+        totals: dict[str, float] = defaultdict(float)
+        for ranking in rankings:
+            for rank, (product_id, _) in enumerate(ranking.row(query), start=1):
+                totals[product_id] += 1 / (constant + rank)
+        rows.append((list(totals), list(totals.values())))
+    return hits_from_rows(rows, k)
+
+
+def convex_fusion(rankings: Sequence[Hits], k: int, *, weight: float, floors: Floors = MIN_MAX) -> Hits:
+    """Score of a product: (1 - weight) * the first ranking's normalised score + weight * the second's.
+
+    rankings: two Hits of the same Q queries. weight: 0 is the first alone, 1 the second alone.
+    Each query's scores are brought to [0, 1]: (score - floor) / (best - floor). floors: for each ranking the score that
+    counts as 0; None takes the last retrieved score of the query. `MIN_MAX` and `THEORETICAL` (min-max and theoretical
+    min-max in Bruch et al.) differ little; the second needs to know the scores' bounds, but not how deep one retrieved.
+    A product missing from one ranking counts 0 there, as if at the floor: its score was below all that were retrieved.
+    Raises CourseError unless there are two rankings of the same queries and weight is between 0 and 1.
+    """
+    if len(rankings) != 2 or len(floors) != 2 or not 0 <= weight <= 1:
+        raise CourseError(f"convex fusion: takes two rankings, two floors and a weight in 0 to 1, not {weight!r}.")
+    k, rows = check_k(k), []
+    for query in range(_n_queries(rankings)):
+        totals: dict[str, float] = defaultdict(float)
+        for ranking, floor, share in zip(rankings, floors, (1 - weight, weight), strict=True):
+            for product_id, score in _normalised(ranking.row(query), floor):
+                totals[product_id] += share * score
+        rows.append((list(totals), list(totals.values())))
+    return hits_from_rows(rows, k)
+
+
+def _normalised(row: list[tuple[str, float]], floor: float | None) -> list[tuple[str, float]]:
+    """A row's scores in [0, 1]; all 1 if they do not differ from each other or from the floor."""
+    if not row:
+        return []
+    low, high = (row[-1][1] if floor is None else floor), row[0][1]
+    return [(product_id, (score - low) / (high - low) if high > low else 1.0) for product_id, score in row]
+
+
+def _n_queries(rankings: Sequence[Hits]) -> int:
+    lengths = {len(ranking) for ranking in rankings}
+    if len(lengths) != 1:
+        raise CourseError(f"fusion: the rankings must be of the same queries; they have {sorted(lengths)} rows.")
+    return lengths.pop()
+
+
+class FusedSearcher:
+    """Asks several searchers and fuses their answers; itself a `common.search.Searcher`.
+
+    searchers: for "convex" two, keyword search first. method: "rrf" or "convex". weight: of the second (convex only).
+    depth: how many hits of each searcher enter the fusion (at least k are asked for).
+    """
+
+    def __init__(
+        self,
+        searchers: Sequence[Searcher],
+        method: str = "rrf",
+        *,
+        constant: float = 60,
+        weight: float = 0.5,
+        floors: Floors = MIN_MAX,
+        depth: int = 200,
+    ) -> None:
+        if method not in METHODS:
+            raise CourseError(f"fusion: unknown method {method!r}; there are {', '.join(METHODS)}.")
+        self.searchers, self.method, self.depth = list(searchers), method, check_k(depth)
+        self.constant, self.weight, self.floors = constant, weight, floors
+
+    def search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        *,
+        allowed: Collection[str] | None = None,
+        exclude: Sequence[Collection[str]] | None = None,
+    ) -> Hits:
+        """The k best products of each query; see `common.search.Searcher`."""
+        request = check_request(queries, k, allowed, exclude)
+        depth = max(self.depth, request.k)
+        rankings = [
+            searcher.search(request.queries, depth, allowed=request.allowed, exclude=request.exclude)
+            for searcher in self.searchers
+        ]
+        if self.method == "rrf":
+            return reciprocal_rank_fusion(rankings, request.k, self.constant)
+        return convex_fusion(rankings, request.k, weight=self.weight, floors=self.floors)
+
+
+def choose_weight(
+    rankings: Sequence[Hits],
+    query_ids: Sequence[str],
+    judgements: pd.DataFrame,
+    *,
+    floors: Floors = MIN_MAX,
+    weights: Sequence[float] = CONVEX_WEIGHTS,
+    gains: str = "linear",
+) -> tuple[float, pd.DataFrame]:
+    """The weight of convex fusion with the best mean nDCG@10 on validation queries, and the curve (weight, nDCG@10).
+
+    rankings: the two searchers' Hits for the validation queries `query_ids`, in that order, at the depth of the fusion.
+    Of equally good weights the one nearest 0.5 is taken: it is the least sure that one searcher can be ignored.
+    """
+    points = []
+    for weight in weights:
+        fused = convex_fusion(rankings, 10, weight=weight, floors=floors)
+        scores = evaluate(fused, query_ids, judgements, metrics=["nDCG@10"], gains=gains)
+        points.append((weight, scores["nDCG@10"].mean()))
+    curve = pd.DataFrame(points, columns=["weight", "nDCG@10"])
+    best = curve[curve["nDCG@10"] >= curve["nDCG@10"].max() - 1e-9]
+    return float(best.loc[(best["weight"] - 0.5).abs().idxmin(), "weight"]), curve

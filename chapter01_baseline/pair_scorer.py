@@ -1,0 +1,98 @@
+"""How a cross-encoder is run over many pairs on this machine: OpenVINO on x86 CPUs, torch elsewhere, bf16 where native.
+
+Measured on two cores with AVX512-BF16, MiniLM at 61 tokens a pair, side by side: torch fp32 1, torch bf16 weights 2 to
+4 times, OpenVINO bf16 4 to 8 times as many pairs a second; logits differ by 0.001.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.devices import choose_placement
+from common.progress import progress
+
+if TYPE_CHECKING:
+    from sentence_transformers.cross_encoder import CrossEncoder
+
+Pair = tuple[str, str]
+BATCH_SIZE = {"cpu": 32, "cuda": 256, "mps": 64}
+
+
+class PairScorer:
+    """Scores (query, product text) pairs by a sentence-transformers CrossEncoder with one output.
+
+    engine: "auto", "openvino" or "torch". `reason` says what runs and why. The model itself stays as it is.
+    """
+
+    def __init__(self, model: CrossEncoder, engine: str = "auto") -> None:
+        placement = choose_placement(engine)
+        self.reason = f"{placement.engine}, {placement.precision}: {placement.reason}"
+        self._batch_size = BATCH_SIZE[placement.device]
+        if placement.engine == "openvino":
+            self._logits = _openvino_logits(model, placement.precision)
+        else:
+            self._logits = _torch_logits(model, placement.device, placement.precision)
+
+    def score(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """Logits [N] float32 of N pairs, not squashed to 0..1. Equal pairs are scored once."""
+        # Sorted by length over everything: a batch is as slow as its longest pair.
+        unique = sorted(set(pairs), key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
+        known: dict[Pair, float] = {}
+        with progress(total=len(unique), desc="reranking", unit="pair", leave=False) as bar:
+            for start in range(0, len(unique), self._batch_size):
+                batch = unique[start : start + self._batch_size]
+                known.update(zip(batch, self._logits(batch), strict=True))
+                bar.update(len(batch))
+        return np.array([known[pair] for pair in pairs], dtype=np.float32)
+
+
+def _torch_logits(model: CrossEncoder, device: str, precision: str) -> Callable[[list[Pair]], np.ndarray]:
+    import torch
+
+    model = copy.deepcopy(model).to(device, getattr(torch, precision)).eval()
+
+    def logits(pairs: list[Pair]) -> np.ndarray:
+        return model.predict(
+            pairs, batch_size=len(pairs), activation_fn=torch.nn.Identity(), show_progress_bar=False
+        ).reshape(-1)
+
+    return logits
+
+
+def _openvino_logits(model: CrossEncoder, precision: str) -> Callable[[list[Pair]], np.ndarray]:
+    """The model converted from torch, in memory (about 5 s for MiniLM)."""
+    import openvino
+    import torch
+
+    model = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    features = model.preprocess([("query", "product")])
+    names = [name for name in model.tokenizer.model_input_names if name in features]
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return self.model(dict(zip(names, inputs, strict=True)))["scores"]
+
+    example = tuple(torch.ones(2, 16, dtype=torch.long) for _ in names)
+    free = {axis: torch.export.Dim.AUTO for axis in (0, 1)}
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        warnings.simplefilter("ignore")  # about the exporter's own internals
+        program = torch.export.export(Logits(), example, dynamic_shapes={"inputs": (free,) * len(names)})
+        converted = openvino.convert_model(program)
+    kind = {"float32": openvino.Type.f32, "bfloat16": openvino.Type.bf16}[precision]
+    settings = {"INFERENCE_PRECISION_HINT": kind, "PERFORMANCE_HINT": "LATENCY"}
+    request = openvino.Core().compile_model(converted, "CPU", settings).create_infer_request()
+
+    def logits(pairs: list[Pair]) -> np.ndarray:
+        features = model.preprocess(pairs)
+        return np.array(request.infer([features[name].numpy() for name in names])[0]).reshape(-1)
+
+    return logits

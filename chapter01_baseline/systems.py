@@ -1,0 +1,50 @@
+"""What chapter 1 offers to the scoreboard, the demo and the service: its searchers by name."""
+
+from __future__ import annotations
+
+from chapter01_baseline.choose import DEPTH, Choices, feedback_searchers, load_choices
+from chapter01_baseline.fusion import FusedSearcher
+from chapter01_baseline.reindex import Indices, load_indices
+from common.artifacts import Artifacts
+from common.catalogue import Catalogue
+from common.errors import MissingArtifact
+from common.search import Searcher
+
+
+def systems(artifacts: Artifacts, catalogue: Catalogue) -> dict[str, Searcher]:
+    """Return every searcher of the chapter that is built for `catalogue`, from the simplest to the strongest.
+
+    Raises `MissingArtifact` with the command to run if there are no indices. The reranked fusion is there once the
+    cross-encoder is trained.
+    """
+    indices, choices = load_indices(artifacts, catalogue), load_choices(artifacts)
+    found = first_stages(indices, choices)
+    try:
+        # The cross-encoder is the one heavy part; imported only when asked for.
+        from chapter01_baseline.rerank import load_reranker
+
+        found["reranked fusion"] = load_reranker(found["fusion + feedback"], catalogue, artifacts)
+    except MissingArtifact:
+        pass
+    return found
+
+
+def first_stages(indices: Indices, choices: Choices) -> dict[str, Searcher]:
+    """Return the searchers that need no training: words, vectors, each with feedback, and their fusions."""
+    pair = [indices.keyword, indices.dense]
+    feedback = feedback_searchers(indices)
+    again = [feedback["rm3"](**choices.rm3), feedback["rocchio"](**choices.rocchio)]
+    return {
+        "BM25": indices.keyword,
+        "BM25 + RM3": again[0],
+        "MiniLM": indices.dense,
+        "MiniLM + Rocchio": again[1],
+        "reciprocal rank fusion": FusedSearcher(pair, "rrf", depth=DEPTH),
+        "fusion": FusedSearcher(pair, "convex", weight=choices.fusion_weight, depth=DEPTH),
+        "fusion + feedback": FusedSearcher(again, "convex", weight=choices.feedback_fusion_weight, depth=DEPTH),
+    }
+
+
+def first_stage(catalogue: Catalogue, artifacts: Artifacts) -> Searcher:
+    """Return the searcher whose best hits the cross-encoder reorders: the fusion with feedback."""
+    return first_stages(load_indices(artifacts, catalogue), load_choices(artifacts))["fusion + feedback"]
