@@ -94,4 +94,8 @@ def _assemble(folder: Path, max_length: int) -> CrossEncoder:
     from sentence_transformers.cross_encoder import CrossEncoder
 
     encoder = Transformer(str(folder), max_seq_length=max_length, model_kwargs={"dtype": torch.float32})
+    for part in encoder.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0  # a few thousand pairs, each seen once, cannot be learnt by heart
+    encoder.auto_model.config.num_labels = 1  # by which the library knows that there is one score a pair
     return CrossEncoder(modules=[encoder, SegmentCosine()], device=choose_placement("torch").device)

@@ -18,7 +18,7 @@ import pandas as pd
 from chapter01_baseline.choose import DEPTH, evaluation_judgements, judged_queries
 from chapter01_baseline.cross_validate import cross_validated_hits
 from chapter01_baseline.reindex import load_indices
-from chapter01_baseline.rerank import CrossEncoderReranker, load_reranker, rerank_texts
+from chapter01_baseline.rerank import load_rerankers
 from chapter01_baseline.systems import systems
 from common.artifacts import Artifacts, RunFolder
 from common.catalogue import Catalogue, load_catalogue
@@ -39,7 +39,7 @@ CLAIMS = (
     ("MiniLM + Rocchio", "MiniLM"),
     ("fusion + feedback", "fusion"),
     ("reranked fusion", "fusion"),
-    ("reranked fusion", "fusion + feedback"),
+    ("reranked fusion + feedback", "fusion + feedback"),
 )
 """Pairs of systems that the chapter makes a statement about; their p-values are corrected together (Holm)."""
 
@@ -174,8 +174,8 @@ def _search(
     reranker = None
     if config.borrow_cross_encoder:
         lender = load_catalogue(config.borrow_cross_encoder, profile=config.profile)
-        borrowed = load_reranker(indices.dense, lender, Artifacts.for_catalogue(lender, config.profile))
-        reranker = CrossEncoderReranker(indices.dense, borrowed.scorer, rerank_texts(catalogue), depth=borrowed.depth)
+        found = load_rerankers({"any": indices.dense}, catalogue, Artifacts.for_catalogue(lender, config.profile))
+        reranker = found["any"]
     hits = cross_validated_hits(queries, indices, reranker, seed=config.seed, gains=config.gains)
     return hits, dict.fromkeys(hits, float("nan"))  # mostly spent on choosing; no time of a search
 

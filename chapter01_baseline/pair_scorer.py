@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sentence_transformers.cross_encoder import CrossEncoder
 
 Pair = tuple[str, str]
+REMEMBERED = 1_000_000  # pairs; a service that runs for weeks must not grow without bound
 BATCH_SIZE = {"cpu": 32, "cuda": 256, "mps": 64}
 
 
@@ -33,16 +34,20 @@ class PairScorer:
         placement = choose_placement(engine)
         self.reason = f"{placement.engine}, {placement.precision}: {placement.reason}"
         self._batch_size = BATCH_SIZE[placement.device]
+        self._known: dict[Pair, float] = {}
         if placement.engine == "openvino":
             self._logits = _openvino_logits(model, placement.precision)
         else:
             self._logits = _torch_logits(model, placement.device, placement.precision)
 
     def score(self, pairs: Sequence[Pair]) -> np.ndarray:
-        """Logits [N] float32 of N pairs, not squashed to 0..1. Equal pairs are scored once."""
+        """Logits [N] float32 of N pairs, not squashed to 0..1. A pair seen before is not scored again."""
+        known = self._known
         # Sorted by length over everything: a batch is as slow as its longest pair.
-        unique = sorted(set(pairs), key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
-        known: dict[Pair, float] = {}
+        unique = sorted(set(pairs) - known.keys(), key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
+        if len(known) + len(unique) > REMEMBERED:
+            known.clear()
+            unique = sorted(set(pairs), key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
         with progress(total=len(unique), desc="reranking", unit="pair", leave=False) as bar:
             for start in range(0, len(unique), self._batch_size):
                 batch = unique[start : start + self._batch_size]

@@ -119,11 +119,11 @@ class RerankConfig:
     """What to start from: "all-MiniLM-L6-v2" (packaged), a hub name, or a local folder."""
     queries: int | None = None
     """At most this many training queries, drawn with `seed`."""
-    products_per_query: int = 10
+    products_per_query: int = 8
     """Products of each training query: at most half of them relevant, the rest hard negatives."""
     epochs: int | None = None
     """How often each pair is seen."""
-    queries_per_step: int = 3
+    queries_per_step: int = 4
     """Training queries a step, each with its list of products."""
     learning_rate: float = 2e-4
     """Peak of AdamW's learning rate; warmed up over a tenth of the steps, then falling to 0 in a line."""
@@ -153,12 +153,13 @@ def resolved(config: RerankConfig) -> RerankConfig:
 
 @dataclass(frozen=True)
 class RerankResult:
-    """run: where model and settings are. weight: share of the cross-encoder, with the curve it was chosen from
-    (weight, nDCG@10). history: step, loss. pairs: how many it was trained on. seconds: of training alone."""
+    """run: where model and settings are. weights: by first stage, the share of the cross-encoder, with the curves they
+    were chosen from (first, weight, nDCG@10). history: step, loss. pairs: how many it was trained on. seconds: of
+    training alone."""
 
     run: RunFolder
-    weight: float
-    curve: pd.DataFrame
+    weights: dict[str, float]
+    curves: pd.DataFrame
     history: pd.DataFrame
     pairs: int
     seconds: float
@@ -304,17 +305,18 @@ def _quiet() -> Iterator[None]:
 def run(
     config: RerankConfig,
     catalogue: Catalogue,
-    first: Searcher,
+    firsts: Mapping[str, Searcher],
     artifacts: Artifacts,
     inputs: Mapping[str, RunFolder] | None = None,
 ) -> RerankResult:
-    """Train on the training queries, choose the weight on the validation queries, save both as a run.
+    """Train on the training queries, choose the weights on the validation queries, save all as a run.
 
-    config: `resolved`. inputs: the runs that `first` was read from.
+    config: `resolved`. firsts: the first stages to rerank, by name, strongest last; it fills up the hard negatives.
+    inputs: the runs that they were read from.
     """
     texts = rerank_texts(catalogue)
     sample = {"queries": config.queries, "products_per_query": config.products_per_query, "seed": config.seed}
-    pairs = training_pairs(catalogue, first, **sample)
+    pairs = training_pairs(catalogue, list(firsts.values())[-1], **sample)
     model = new_cross_encoder(config.model, max_length=config.max_length, seed=config.seed)
     started = time.perf_counter()
     chosen = ("epochs", "queries_per_step", "learning_rate", "seed")
@@ -323,11 +325,14 @@ def run(
     with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
         with _quiet():
             save_cross_encoder(model, folder / "model")
-        reranker = CrossEncoderReranker(first, PairScorer(model), texts, depth=config.depth)
-        weight, curve = _choose_weight(reranker, catalogue, config)
-        summary = {"weight": weight, "depth": config.depth, "max_length": config.max_length, "pairs": len(pairs)}
+        scorer, weights, curves = PairScorer(model), {}, []
+        for name, first in firsts.items():
+            reranker = CrossEncoderReranker(first, scorer, texts, depth=config.depth)
+            weights[name], curve = _choose_weight(reranker, catalogue, config)
+            curves.append(curve.assign(first=name))
+        summary = {"weights": weights, "depth": config.depth, "max_length": config.max_length, "pairs": len(pairs)}
         write_json(folder / "rerank.json", summary | {"seconds": seconds})
-        curve.to_parquet(folder / "weights.parquet")
+        pd.concat(curves).to_parquet(folder / "weights.parquet", index=False)
         history.to_parquet(folder / "history.parquet")
     return load_result(artifacts)
 
@@ -356,31 +361,36 @@ def load_result(artifacts: Artifacts) -> RerankResult:
     current = artifacts.current(CHAPTER, STEP)
     summary = read_json(current.path / "rerank.json")
     history = pd.read_parquet(current.path / "history.parquet")
-    curve = pd.read_parquet(current.path / "weights.parquet")
-    return RerankResult(current, summary["weight"], curve, history, summary["pairs"], summary["seconds"])
+    curves = pd.read_parquet(current.path / "weights.parquet")
+    return RerankResult(current, summary["weights"], curves, history, summary["pairs"], summary["seconds"])
 
 
-def load_reranker(first: Searcher, catalogue: Catalogue, artifacts: Artifacts) -> CrossEncoderReranker:
-    """The trained cross-encoder of the current run on top of `first`, with the weight chosen on validation."""
+def load_rerankers(
+    firsts: Mapping[str, Searcher], catalogue: Catalogue, artifacts: Artifacts
+) -> dict[str, CrossEncoderReranker]:
+    """The trained cross-encoder of the current run on top of each first stage, with the weight chosen for its name
+    (0.5 for a first stage that no weight was chosen for)."""
     result = load_result(artifacts)
     summary = read_json(result.run.path / "rerank.json")
     with _quiet():
-        model = load_cross_encoder(result.run.path / "model", max_length=summary["max_length"])
-    return CrossEncoderReranker(
-        first, PairScorer(model), rerank_texts(catalogue), weight=result.weight, depth=summary["depth"]
-    )
+        scorer = PairScorer(load_cross_encoder(result.run.path / "model", max_length=summary["max_length"]))
+    texts = rerank_texts(catalogue)
+    return {
+        name: CrossEncoderReranker(first, scorer, texts, weight=result.weights.get(name, 0.5), depth=summary["depth"])
+        for name, first in firsts.items()
+    }
 
 
 def main(config: RerankConfig) -> RerankResult:
-    """Fine-tune a cross-encoder that reranks the fused searcher's best products, and choose its weight."""
-    from chapter01_baseline.systems import first_stage
+    """Fine-tune a cross-encoder that reranks the fused searchers' best products, and choose its weights."""
+    from chapter01_baseline.systems import fused_stages
 
     config = resolved(config)
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
     inputs = {step: artifacts.current(CHAPTER, step) for step in ("reindex", "choose")}
     if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
-        run(config, catalogue, first_stage(catalogue, artifacts), artifacts, inputs)
+        run(config, catalogue, fused_stages(catalogue, artifacts), artifacts, inputs)
     return load_result(artifacts)
 
 

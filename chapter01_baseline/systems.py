@@ -10,6 +10,9 @@ from common.catalogue import Catalogue
 from common.errors import MissingArtifact
 from common.search import Searcher
 
+RERANKED = ("fusion", "fusion + feedback")
+"""The first stages whose best hits the cross-encoder reorders."""
+
 
 def systems(artifacts: Artifacts, catalogue: Catalogue) -> dict[str, Searcher]:
     """Return every searcher of the chapter that is built for `catalogue`, from the simplest to the strongest.
@@ -21,12 +24,12 @@ def systems(artifacts: Artifacts, catalogue: Catalogue) -> dict[str, Searcher]:
     found = first_stages(indices, choices)
     try:
         # The cross-encoder is the one heavy part; imported only when asked for.
-        from chapter01_baseline.rerank import load_reranker
+        from chapter01_baseline.rerank import load_rerankers
 
-        found["reranked fusion"] = load_reranker(found["fusion + feedback"], catalogue, artifacts)
+        rerankers = load_rerankers({name: found[name] for name in RERANKED}, catalogue, artifacts)
     except MissingArtifact:
-        pass
-    return found
+        return found
+    return found | {f"reranked {name}": reranker for name, reranker in rerankers.items()}
 
 
 def first_stages(indices: Indices, choices: Choices) -> dict[str, Searcher]:
@@ -45,6 +48,7 @@ def first_stages(indices: Indices, choices: Choices) -> dict[str, Searcher]:
     }
 
 
-def first_stage(catalogue: Catalogue, artifacts: Artifacts) -> Searcher:
-    """Return the searcher whose best hits the cross-encoder reorders: the fusion with feedback."""
-    return first_stages(load_indices(artifacts, catalogue), load_choices(artifacts))["fusion + feedback"]
+def fused_stages(catalogue: Catalogue, artifacts: Artifacts) -> dict[str, Searcher]:
+    """Return the first stages that are reranked (`RERANKED`)."""
+    found = first_stages(load_indices(artifacts, catalogue), load_choices(artifacts))
+    return {name: found[name] for name in RERANKED}

@@ -1,4 +1,4 @@
-"""Progress bars for people who wait, and silence where output is recorded."""
+"""Progress bars and remarks for people who wait, and silence where output is recorded."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def somebody_watches() -> bool:
     if os.environ.get("COURSE_QUIET"):
         return False
     return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+def tell(line: str) -> None:
+    """Print a remark for people on standard error, unless output is being recorded."""
+    if not os.environ.get("COURSE_QUIET"):
+        print(line, file=sys.stderr)
 
 
 def progress(iterable: Iterable | None = None, *, shown: bool = True, **options: Any) -> tqdm:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from hashlib import file_digest
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +14,7 @@ from common.catalogue.catalogue import Catalogue
 from common.catalogue.contract import FORMAT_VERSION
 from common.catalogue.store import MANIFEST, write_tables
 from common.errors import CourseError
+from common.progress import tell
 from common.settings import artifacts_root, resolve_profile
 
 SOURCES = {
@@ -86,8 +86,6 @@ def _file_key(path: Path | list[Path]) -> Any:
 
 def _report_quarantine(catalogue: Catalogue) -> None:
     if len(catalogue.quarantine):
-        print(
-            f"{catalogue.source}: {len(catalogue.quarantine):,} rows set aside (catalogue.quarantine):", file=sys.stderr
-        )
+        tell(f"{catalogue.source}: {len(catalogue.quarantine):,} rows set aside (catalogue.quarantine):")
         for row in catalogue.quarantine_summary().head(5).itertuples():
-            print(f"  {row.rows:,} x {row.table}.{row.column}: {row.reason}", file=sys.stderr)
+            tell(f"  {row.rows:,} x {row.table}.{row.column}: {row.reason}")

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -37,6 +36,7 @@ from common.catalogue.readers import ReadTable, read_table
 from common.catalogue.splits import split_queries
 from common.catalogue.text import clean_text, normalise_query
 from common.errors import CourseError
+from common.progress import tell
 
 ALIASES = {
     "id": "product_id",
@@ -133,15 +133,11 @@ def _read(path: Path, table: str) -> ReadTable:
     renamed = [f"{name!r} as {target!r}" for name, target in targets.items() if target in known and target != name]
     unused = [str(name) for name, target in targets.items() if target not in known]
     if renamed:
-        _note(f"{path}: read {', '.join(renamed)}")
+        tell(f"{path}: read {', '.join(renamed)}")
     if unused:
-        _note(f"{path}: columns not used: {', '.join(unused)}")
+        tell(f"{path}: columns not used: {', '.join(unused)}")
     frame = read.frame.rename(columns=targets)
     return replace(read, frame=frame[[name for name in frame.columns if name in known]])
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def _pictures_below(folder: Place) -> list[Path]:
@@ -187,7 +183,7 @@ def _pictures_by_name(product_ids: pd.Series, images: Place) -> pd.DataFrame:
         owner = stem if stem in known else _NUMBER_AT_END.sub("", stem)
         (rows if owner in known else others).append((owner, stem != owner, str(path)))
     if others:
-        _note(f"{images}: {len(others):,} pictures belong to no product_id, {Path(others[0][2]).name} for one")
+        tell(f"{images}: {len(others):,} pictures belong to no product_id, {Path(others[0][2]).name} for one")
     return pd.DataFrame([(owner, path) for owner, _, path in sorted(rows)], columns=["product_id", "path"], dtype="str")
 
 

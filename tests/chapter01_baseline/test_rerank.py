@@ -15,7 +15,7 @@ from chapter01_baseline.pair_scorer import PairScorer
 from chapter01_baseline.rerank import (
     CrossEncoderReranker,
     RerankConfig,
-    load_reranker,
+    load_rerankers,
     new_cross_encoder,
     rerank_texts,
     resolved,
@@ -194,13 +194,13 @@ def test_run_saves_a_model_that_ranks_alike_after_loading(tiny_bert, catalogue, 
 
     artifacts = Artifacts.for_catalogue(catalogue, "smoke", root=tmp_path)
     config = resolved(RerankConfig(profile="smoke", model=tiny_bert, depth=6, max_length=16))
-    result = run(config, catalogue, first, artifacts)
-    assert 0 <= result.weight <= 1 and list(result.curve.columns) == ["weight", "nDCG@10"]
-    assert result.pairs == 80 and result.seconds > 0 and len(result.history)
+    result = run(config, catalogue, {"words": first}, artifacts)
+    assert 0 <= result.weights["words"] <= 1 and list(result.curves.columns) == ["weight", "nDCG@10", "first"]
+    assert result.pairs == 64 and result.seconds > 0 and len(result.history)
     with safe_open(result.run.path / "model/model.safetensors", "pt") as tensors:
         assert "classifier.weight" in tensors.keys()  # noqa: SIM118 (not a dict)
-    loaded = load_reranker(first, catalogue, artifacts)
-    assert (loaded.weight, loaded.depth) == (result.weight, 6)
+    loaded = load_rerankers({"words": first}, catalogue, artifacts)["words"]
+    assert (loaded.weight, loaded.depth) == (result.weights["words"], 6)
     model = CrossEncoder(str(result.run.path / "model"), max_length=16)
     pairs = [("red lamp", "red lamp"), ("green mug", "blue sofa")]
     expected = model.predict(pairs, activation_fn=torch.nn.Identity())
