@@ -24,6 +24,7 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from difflib import get_close_matches
 from hashlib import file_digest
 from pathlib import Path
 
@@ -131,11 +132,13 @@ def _read(path: Path, table: str) -> ReadTable:
     }
     known = {*TABLES[table].column_names, *{"products": ("path",), "judgements": ("query",)}.get(table, ())}
     renamed = [f"{name!r} as {target!r}" for name, target in targets.items() if target in known and target != name]
-    unused = [str(name) for name, target in targets.items() if target not in known]
+    unused = [name for name, target in targets.items() if target not in known]
     if renamed:
         tell(f"{path}: read {', '.join(renamed)}")
     if unused:
-        tell(f"{path}: columns not used: {', '.join(unused)}")
+        meant = {name: get_close_matches(targets[name], known, n=1) for name in unused}
+        hints = [f"{name} (did you mean {meant[name][0]!r}?)" if meant[name] else name for name in unused]
+        tell(f"{path}: columns not used: {', '.join(hints)}")
     frame = read.frame.rename(columns=targets)
     return replace(read, frame=frame[[name for name in frame.columns if name in known]])
 
