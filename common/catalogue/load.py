@@ -22,6 +22,7 @@ SOURCES = {
     "chorus_icecat": "common.catalogue.chorus_icecat",
     "esci": "common.catalogue.esci",
     "wands": "common.catalogue.wands",
+    "ms_marco": "common.catalogue.ms_marco",
     "your_own": "common.catalogue.your_own",
 }
 """Module of each source. It has ``build_catalogue(folder, *, …parameters) -> Catalogue`` (`folder`: where it may write
