@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -77,17 +78,22 @@ def main(config: ChooseConfig) -> Choices:
     inputs = {"reindex": indices.run}
     if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
         with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
-            queries = judged_queries(catalogue, "val")
-            chosen, curves = choose_on(queries, indices, config.gains) if len(queries) else (DEFAULTS, {})
-            write_json(folder / "choices.json", chosen)
-            for name, curve in curves.items():
-                curve.to_parquet(folder / f"{name}.parquet", index=False)
+            save_choices(folder, indices, config.gains)
     return load_choices(artifacts)
 
 
-def load_choices(artifacts: Artifacts) -> Choices:
-    """Read the choices in force; raises `MissingArtifact` with the command that makes them."""
-    run = artifacts.current(CHAPTER, STEP)
+def save_choices(folder: Path, indices: Indices, gains: str = "linear") -> None:
+    """Choose on the validation queries of the catalogue and write choices and curves into the folder of a run."""
+    queries = judged_queries(indices.catalogue, "val")
+    chosen, curves = choose_on(queries, indices, gains) if len(queries) else (DEFAULTS, {})
+    write_json(folder / "choices.json", chosen)
+    for name, curve in curves.items():
+        curve.to_parquet(folder / f"{name}.parquet", index=False)
+
+
+def load_choices(artifacts: Artifacts, chapter: str = CHAPTER) -> Choices:
+    """Read the choices in force of a chapter; raises `MissingArtifact` with the command that makes them."""
+    run = artifacts.current(chapter, STEP)
     curves = {path.stem: pd.read_parquet(path) for path in sorted(run.path.glob("*.parquet"))}
     return Choices(run=run, curves=curves, **read_json(run.path / "choices.json"))
 

@@ -8,10 +8,12 @@ is searched with settings chosen on others.
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -27,21 +29,21 @@ from common.errors import MissingArtifact
 from common.evaluation import METRICS, compare, evaluate, holm, summarise
 from common.progress import progress
 from common.search import Hits, Searcher
-from common.trec import write_trec_run
+from common.trec import read_trec_run, write_trec_run
 
 CHAPTER, STEP = "chapter01_baseline", "evaluate"
 HEADLINE = "nDCG@10"
 
 CLAIMS = (
-    ("fusion", "BM25"),
-    ("fusion", "MiniLM"),
-    ("BM25 + RM3", "BM25"),
-    ("MiniLM + Rocchio", "MiniLM"),
-    ("fusion + feedback", "fusion"),
-    ("reranked fusion", "fusion"),
-    ("reranked fusion + feedback", "fusion + feedback"),
+    ("fusion", "BM25", HEADLINE),
+    ("fusion", "MiniLM", HEADLINE),
+    ("BM25 + RM3", "BM25", HEADLINE),
+    ("MiniLM + Rocchio", "MiniLM", HEADLINE),
+    ("fusion + feedback", "fusion", HEADLINE),
+    ("reranked fusion", "fusion", HEADLINE),
+    ("reranked fusion + feedback", "fusion + feedback", HEADLINE),
 )
-"""Pairs of systems that the chapter makes a statement about; their p-values are corrected together (Holm)."""
+"""What the chapter makes a statement about (system, against, metric); the p-values are corrected together (Holm)."""
 
 
 @dataclass(frozen=True)
@@ -86,25 +88,40 @@ def main(config: EvaluateConfig) -> EvaluateResult:
                 hits, seconds = _search(catalogue, artifacts, queries, config)
                 per_query = score_all(hits, queries, catalogue, config.gains)
                 board = to_scoreboard(per_query, seconds, catalogue, config)
-                board.to_parquet(folder / "scoreboard.parquet", index=False)
-                pd.concat(per_query, names=["system"]).to_parquet(folder / "per_query.parquet")
-                compare_claims(per_query, config.seed).to_parquet(folder / "comparisons.parquet", index=False)
-                for name, found in hits.items():
-                    write_trec_run(
-                        folder / f"{_file_name(name)}.trec", found, queries["query_id"], tag=_file_name(name)
-                    )
+                save_evaluation(folder, board, per_query, compare_claims(per_query, config.seed), hits)
     return load_evaluation(artifacts)
 
 
-def load_evaluation(artifacts: Artifacts) -> EvaluateResult:
-    """Read the evaluation in force; its tables are empty for a catalogue without judged queries."""
-    run = artifacts.current(CHAPTER, STEP)
+def save_evaluation(
+    folder: Path,
+    board: pd.DataFrame,
+    per_query: Mapping[str, pd.DataFrame],
+    comparisons: pd.DataFrame,
+    hits: Mapping[str, Hits],
+) -> None:
+    """Write what `load_evaluation` and `saved_hits` read into the folder of a run."""
+    board.to_parquet(folder / "scoreboard.parquet", index=False)
+    pd.concat(per_query, names=["system"]).to_parquet(folder / "per_query.parquet")
+    comparisons.to_parquet(folder / "comparisons.parquet", index=False)
+    for name, found in hits.items():
+        write_trec_run(folder / f"{_file_name(name)}.trec", found, per_query[name].index, tag=_file_name(name))
+
+
+def load_evaluation(artifacts: Artifacts, chapter: str = CHAPTER) -> EvaluateResult:
+    """Read the evaluation in force of a chapter; its tables are empty for a catalogue without judged queries."""
+    run = artifacts.current(chapter, STEP)
     if not (run.path / "scoreboard.parquet").is_file():
         return EvaluateResult(run, pd.DataFrame(), {}, pd.DataFrame())
     stacked = pd.read_parquet(run.path / "per_query.parquet")
     per_query = {name: stacked.xs(name, level="system") for name in stacked.index.unique("system")}
     read = [pd.read_parquet(run.path / f"{name}.parquet") for name in ("scoreboard", "comparisons")]
     return EvaluateResult(run, read[0], per_query, read[1])
+
+
+def saved_hits(result: EvaluateResult, system: str) -> Hits:
+    """Return what a system of a saved evaluation had found, a row a query of `result.per_query[system]`."""
+    query_ids = result.per_query[system].index.tolist()
+    return read_trec_run(result.run.path / f"{_file_name(system)}.trec", query_ids)
 
 
 def search_all(searchers: Mapping[str, Searcher], queries: pd.DataFrame) -> tuple[dict[str, Hits], dict[str, float]]:
@@ -129,7 +146,11 @@ def score_all(
 
 
 def to_scoreboard(
-    per_query: Mapping[str, pd.DataFrame], seconds: Mapping[str, float], catalogue: Catalogue, config: EvaluateConfig
+    per_query: Mapping[str, pd.DataFrame],
+    seconds: Mapping[str, float],
+    catalogue: Catalogue,
+    config: EvaluateConfig,
+    chapter: str = CHAPTER,
 ) -> pd.DataFrame:
     """Return the rows of `python -m course scoreboard`: mean, 95% interval and number of queries of every metric."""
     tables = []
@@ -138,22 +159,25 @@ def to_scoreboard(
         table.insert(0, "split", config.split)
         table.insert(0, "source", catalogue.source)
         table.insert(0, "system", name)
-        table.insert(0, "chapter", CHAPTER)
+        table.insert(0, "chapter", chapter)
         table["seconds"] = seconds[name]
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
-def compare_claims(per_query: Mapping[str, pd.DataFrame], seed: int) -> pd.DataFrame:
-    """Return a row a claim: system, against, metric, difference with interval, p and p_holm (corrected)."""
+def compare_claims(
+    per_query: Mapping[str, pd.DataFrame], seed: int, claims: Sequence[tuple[str, str, str]] = CLAIMS
+) -> pd.DataFrame:
+    """Return a row a claim (system, against, metric) about systems that are there: the difference with its interval,
+    p and p_holm (corrected for the number of claims)."""
     rows = [
         {
             "system": system,
             "against": other,
-            **asdict(compare(per_query[system], per_query[other], HEADLINE, seed=seed)),
+            **asdict(compare(per_query[system], per_query[other], metric, seed=seed)),
         }
-        for system, other in CLAIMS
-        if system in per_query and other in per_query
+        for system, other, metric in claims
+        if all(name in per_query and metric in per_query[name] for name in (system, other))
     ]
     corrected = holm({str(number): row["p"] for number, row in enumerate(rows)})
     return pd.DataFrame([row | {"p_holm": corrected[str(number)]} for number, row in enumerate(rows)])
@@ -188,7 +212,7 @@ def _inputs(artifacts: Artifacts) -> dict[str, RunFolder]:
 
 
 def _file_name(system: str) -> str:
-    return system.lower().replace(" + ", "_").replace(" ", "_").replace("-", "_")
+    return re.sub("[^a-z0-9]+", "_", system.lower())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -69,17 +71,16 @@ def main(config: ReindexConfig) -> Indices:
         with artifacts.new_run(CHAPTER, STEP, config=config) as folder:
             KeywordSearcher(ids, keyword_text(catalogue.products)).save(folder / "keyword")
             embeddings = encoder.encode(product_text(catalogue.products), desc="embedding products")
-            np.save(folder / "embeddings.npy", embeddings.vectors, allow_pickle=False)
-            DenseIndex.build(embeddings, ids, kind="flat").save(folder / "flat")
-            DenseIndex.build(
-                embeddings,
-                ids,
-                kind="hnsw",
-                M=config.hnsw_m,
-                ef_construction=config.ef_construction,
-                ef_search=config.ef_search,
-            ).save(folder / "hnsw")
+            hnsw = {"ef_construction": config.ef_construction, "ef_search": config.ef_search}
+            save_vectors(folder, embeddings, ids, M=config.hnsw_m, **hnsw)
     return load_indices(artifacts, catalogue)
+
+
+def save_vectors(folder: Path, embeddings: Embeddings, ids: Sequence[str], **hnsw: int) -> None:
+    """Write embeddings [N, D] of N products and their two indices, Flat and HNSW, into the folder of a run."""
+    np.save(folder / "embeddings.npy", embeddings.vectors, allow_pickle=False)
+    DenseIndex.build(embeddings, ids, kind="flat").save(folder / "flat")
+    DenseIndex.build(embeddings, ids, kind="hnsw", **hnsw).save(folder / "hnsw")
 
 
 def load_indices(artifacts: Artifacts, catalogue: Catalogue) -> Indices:
