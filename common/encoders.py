@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache as once
 from hashlib import sha256
@@ -102,6 +103,12 @@ class TextEncoder:
         vectors[repeated] = vectors[source[repeated]]
         return Embeddings(vectors, self.encoder_id)
 
+    def uncached(self) -> TextEncoder:
+        """The same encoder without its embedding cache: what is to be timed must be done."""
+        encoder = copy(self)
+        encoder._cache = None
+        return encoder
+
     def _fill_from_cache(self, texts: list[str], positions: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         known = np.empty((len(positions), self.dimension), dtype=np.float32)
         missing = self._cache.fill([texts[at] for at in positions], known)
@@ -140,7 +147,7 @@ def load_text_encoder(
     """
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 3:
         raise CourseError(f"max_length must be a whole number of at least 3 tokens, not {max_length!r}.")
-    folder = _model_folder(name)
+    folder = model_folder(name)
     digest = _folder_digest(folder)
     max_length = min(max_length, _own_max_length(folder) or max_length)
     converted = (Path(cache) if cache is not None else artifacts_root()) / "models"
@@ -193,7 +200,7 @@ def _check_weights(file: Path, expected: str) -> None:
         )
 
 
-def _model_folder(name: str) -> Path:
+def model_folder(name: str) -> Path:
     if name == MINILM:
         return packaged_minilm()
     folder = Path(name).expanduser()

@@ -109,7 +109,7 @@ def load_sentence_transformer(folder: Path, placement: Placement, max_length: in
     from sentence_transformers import SentenceTransformer
 
     try:
-        with _no_progress_bar():
+        with no_progress_bar():
             model = SentenceTransformer(
                 str(folder),
                 device=placement.device,
@@ -157,7 +157,7 @@ def converted_model(folder: Path, digest: str, placement: Placement, max_length:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
     """Loading takes a blink: its bar only clutters a notebook."""
     from transformers.utils import logging
 

@@ -16,7 +16,12 @@ from rich.table import Table
 
 from common.errors import CourseError
 
-BENCHMARKS = {"text-embedding": "common.benchmarks.text_embedding:main"}
+BENCHMARKS = {
+    "text-embedding": "common.benchmarks.text_embedding:main",
+    "training": "chapter02_two_tower.benchmarks.training:main",
+    "mining": "chapter02_two_tower.benchmarks.mining:main",
+    "cached-loss": "chapter02_two_tower.benchmarks.cached_loss:main",
+}
 """Each takes nothing and returns rows with ``FIELDS`` and what else it has to say (a quality, a note); what it prints
 is for the reader, not part of the result."""
 

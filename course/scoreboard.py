@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 COLUMNS = ("chapter", "system", "source", "split", "metric", "value", "ci_low", "ci_high", "n_queries", "seconds")
 DEFAULT_SOURCE = "pocket_shop"
 SHOWN_DEPTHS = ("R@10", "R@100", "P@10")
-"""Of the metrics reported at many depths, those that the table has room for; ``--json`` has all."""
+"""Of the metrics reported at many depths, those that the table has room for; ``--json`` has all, and the variants
+with a star, which not every chapter reports."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def show(rows: pd.DataFrame) -> None:
 
 
 def _is_detail(metric: str) -> bool:
-    return bool(re.fullmatch(r"[RP]@\d+", metric)) and metric not in SHOWN_DEPTHS
+    return metric.endswith("*") or (bool(re.fullmatch(r"[RP]@\d+", metric)) and metric not in SHOWN_DEPTHS)
 
 
 def _table(title: str, metrics: tuple[str, ...], systems: list[pd.DataFrame]) -> Table:

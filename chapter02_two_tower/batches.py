@@ -1,0 +1,113 @@
+"""Which pairs stand together in a batch: what in-batch negatives are made of.
+
+Every other product of a batch is a negative for a query, so the batch decides how hard and how true the negatives are.
+Three rules: queries take turns, so that a batch holds different ones (a query comes again only where one round ends and
+the next begins); a product stands in a batch once, however many pairs name it; and a product that is known to be
+relevant to a query is marked, to be masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from common.errors import CourseError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pairs and the C distinct products that they and their negatives name.
+
+    query_ids: [B]. product_ids: [C]. positives: long [B], the column of each pair's product. own_negatives: long
+    [B, N], the columns of the negatives drawn for each pair, -1 where there are fewer. known: bool [B, C], products
+    known to be relevant to the query of the row. weights: float [B]. typos: [B], for each query the seed of a typing
+    error, 0 for none.
+    """
+
+    query_ids: list[str]
+    product_ids: list[str]
+    positives: torch.Tensor
+    own_negatives: torch.Tensor
+    known: torch.Tensor
+    weights: torch.Tensor
+    typos: list[int]
+
+    def __len__(self) -> int:
+        return len(self.query_ids)
+
+
+@dataclass(frozen=True)
+class BatchMaker:
+    """Makes the batches of an epoch; the same arguments and epoch give the same batches in every process.
+
+    positives: `query_id, product_id, weight`. negatives: query id -> products to draw from. relevant: query id -> all
+    products known to be relevant to it, in whatever split or stage. pairs: positives an epoch; the next epoch goes on
+    where this one stopped, so that every pair is seen before one is seen twice. typo_share: of the queries, that get a
+    typing error.
+    """
+
+    positives: pd.DataFrame
+    negatives: Mapping[str, Sequence[str]]
+    relevant: Mapping[str, frozenset[str]]
+    batch_size: int
+    negatives_per_positive: int
+    pairs: int
+    seed: int
+    typo_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not len(self.positives):
+            raise CourseError("there is no positive pair to train on; prepare_data prints what a catalogue has.")
+        if self.batch_size < 2 or self.pairs < 1:
+            raise CourseError(f"a batch needs two pairs or more and an epoch one, not {self.batch_size}, {self.pairs}.")
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch; a rest smaller than a batch is left to the next epoch, unless it is all there is."""
+        return max(1, self.pairs // self.batch_size)
+
+    def epoch(self, number: int) -> list[Batch]:
+        """Return the batches of epoch `number`, counted from 0."""
+        size = self.steps * min(self.batch_size, self.pairs)
+        order = self._order((number + 1) * size)[number * size :]
+        rng = np.random.default_rng([self.seed, 1, number])
+        return [self._batch(self.positives.iloc[part], rng) for part in np.array_split(order, self.steps)]
+
+    def _order(self, count: int) -> list[int]:
+        """Round after round, each query gives its next pair; queries are shuffled anew in each round."""
+        rng = np.random.default_rng([self.seed, 0])
+        of_query = [rng.permutation(rows) for rows in self.positives.groupby("query_id").indices.values()]
+        order: list[int] = []
+        turn = 0
+        while len(order) < count:
+            order += [int(of_query[at][turn % len(of_query[at])]) for at in rng.permutation(len(of_query))]
+            turn += 1
+        return order[:count]
+
+    def _batch(self, rows: pd.DataFrame, rng: np.random.Generator) -> Batch:
+        queries, own = rows["query_id"].tolist(), []
+        for query in queries:
+            pool = self.negatives.get(query, ())
+            size = min(self.negatives_per_positive, len(pool))
+            own.append([pool[at] for at in rng.choice(len(pool), size, replace=False)] if size else [])
+        typos = rng.integers(1, 2**31, len(rows)) * (rng.random(len(rows)) < self.typo_share)
+        columns = {p: at for at, p in enumerate(dict.fromkeys([*rows["product_id"], *(p for ps in own for p in ps)]))}
+        places = torch.full((len(rows), self.negatives_per_positive), -1)
+        known = torch.zeros(len(rows), len(columns), dtype=torch.bool)
+        for row, (query, drawn) in enumerate(zip(queries, own, strict=True)):
+            places[row, : len(drawn)] = torch.tensor([columns[p] for p in drawn], dtype=torch.long)
+            relevant = self.relevant.get(query, frozenset())
+            known[row, [at for product, at in columns.items() if product in relevant]] = True
+        return Batch(
+            query_ids=queries,
+            product_ids=list(columns),
+            positives=torch.tensor([columns[p] for p in rows["product_id"]]),
+            own_negatives=places,
+            known=known,
+            weights=torch.tensor(rows["weight"].to_numpy(), dtype=torch.float32),
+            typos=typos.tolist(),
+        )

@@ -1,0 +1,142 @@
+"""Large batches in little memory: the loss of the whole batch, the towers a chunk at a time (GradCache).
+
+In-batch negatives get better with the batch, but a backward pass through 2,048 texts at once needs the activations of
+all of them. The loss, though, depends on the vectors alone, so its gradient can be taken in two steps:
+
+    dL/dweights = sum over chunks of  (dvectors/dweights)^T dL/dvectors
+
+The second factor needs all vectors but no activations; the first needs activations, but of one chunk at a time. The
+price is one more forward pass. Source: Gao et al. 2021 (Scaling deep contrastive learning batch size under memory
+limited setup, arXiv:2101.06983).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from chapter02_two_tower.model import ROWS_A_CHUNK, Tower, chunks_by_length
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Tokens = Sequence[Sequence[int]]
+
+
+def cached_backward(
+    parts: Sequence[tuple[Tower, Tokens]],
+    loss_of: Callable[[list[Tensor]], Tensor],
+    *,
+    rows_a_chunk: int = ROWS_A_CHUNK,
+    accelerator: Accelerator | None = None,
+) -> Tensor:
+    """Add the gradient of `loss_of([tower(tokens) for tower, tokens in parts])` to the weights; return the loss.
+
+    Value and gradient are those of the plain way, dropout included, to float precision; memory grows with
+    `rows_a_chunk`, no longer with the batch.
+
+    parts: towers, each with its N tokenised texts. loss_of: makes the scalar loss from their vectors, [N, D] each; what
+    else it depends on, such as a temperature, gets its gradient too. Called under autocast, the towers run in it, and
+    the backward passes in float32. Returns the loss, detached.
+
+    accelerator: of several processes, each with the same weights, each called with the same parts. A process embeds
+    its share of the chunks, all see all vectors, and each ends with the gradient of the whole batch: what one process
+    alone would have, without dropout (the processes draw their own).
+    """
+    chunks = [
+        (part, positions)
+        for part, (_, tokens) in enumerate(parts)
+        for positions in chunks_by_length(tokens, rows_a_chunk)[1]
+    ]
+    if accelerator is not None:
+        # Longest first, dealt out in turn: all have about as much to do.
+        chunks = chunks[accelerator.process_index :: accelerator.num_processes]
+    vectors, random_states = _embed_without_graph(parts, chunks)
+    if accelerator is not None:
+        vectors = [accelerator.reduce(part, reduction="sum") for part in vectors]  # zero where another embedded
+    leaves = [part.requires_grad_() for part in vectors]
+    loss = loss_of(leaves)
+    _backward(loss, None)
+    weights = _trained_weights(parts)
+    # What the loss itself fed, or an earlier call, is whole in every process and not to be summed.
+    whole = [weight.grad for weight in weights]
+    for weight in weights:
+        weight.grad = None
+    _embed_with_graph(parts, chunks, leaves, random_states)
+    if accelerator is not None:
+        _sum_over_processes(weights, accelerator)
+    for weight, before in zip(weights, whole, strict=True):
+        if before is not None:
+            weight.grad = before if weight.grad is None else weight.grad.add_(before)
+    return loss.detach()
+
+
+def _embed_without_graph(
+    parts: Sequence[tuple[Tower, Tokens]], chunks: Sequence[tuple[int, list[int]]]
+) -> tuple[list[Tensor], list[Any]]:
+    """The vectors [N, D] of each part, zeros where no chunk is, and the random state before each chunk."""
+    vectors = [torch.zeros(len(tokens), tower.dimension, device=tower.device) for tower, tokens in parts]
+    random_states = []
+    with torch.no_grad():
+        for part, positions in chunks:
+            tower, tokens = parts[part]
+            random_states.append(_random_state(tower.device))
+            vectors[part][positions] = tower.embed_chunk([tokens[at] for at in positions])
+    return vectors, random_states
+
+
+def _embed_with_graph(
+    parts: Sequence[tuple[Tower, Tokens]],
+    chunks: Sequence[tuple[int, list[int]]],
+    leaves: Sequence[Tensor],
+    random_states: Sequence[Any],
+) -> None:
+    """Embed every chunk again, with the same dropout, and send the gradient of its vectors back into the weights."""
+    with torch.random.fork_rng(devices=_cuda_devices(parts)):
+        for (part, positions), random_state in zip(chunks, random_states, strict=True):
+            gradient = leaves[part].grad
+            if gradient is None:
+                continue  # the loss does not depend on this part
+            tower, tokens = parts[part]
+            _set_random_state(tower.device, random_state)
+            _backward(tower.embed_chunk([tokens[at] for at in positions]), gradient[positions])
+
+
+def _backward(output: Tensor, gradient: Tensor | None) -> None:
+    if output.requires_grad:  # a tower may be frozen
+        # Left on, autocast would compute a CPU's backward pass in half precision too.
+        with torch.autocast(output.device.type, enabled=False):
+            output.backward(gradient)
+
+
+def _trained_weights(parts: Sequence[tuple[Tower, Tokens]]) -> list[torch.nn.Parameter]:
+    """Each weight once, though towers may share it, in the same order in every process."""
+    weights = {id(weight): weight for tower, _ in parts for weight in tower.parameters() if weight.requires_grad}
+    return list(weights.values())
+
+
+def _sum_over_processes(weights: Sequence[torch.nn.Parameter], accelerator: Accelerator) -> None:
+    """Sum the gradients; a weight that no process has one for keeps none, so that no decay touches it."""
+    here = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.float, device=accelerator.device)
+    anywhere = accelerator.reduce(here, reduction="sum").tolist()
+    for weight, processes in zip(weights, anywhere, strict=True):
+        if processes:
+            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            weight.grad = accelerator.reduce(gradient, reduction="sum")
+
+
+def _cuda_devices(parts: Sequence[tuple[Tower, Tokens]]) -> list[torch.device]:
+    return list({tower.device for tower, _ in parts if tower.device.type == "cuda"})
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)

@@ -1,0 +1,54 @@
+"""A guide: another encoder that knows what is likely relevant although nobody judged it.
+
+In-batch and mined negatives are taken for irrelevant because nobody said otherwise. Where the guide puts such a product
+above the query's own positive, it is more likely a hole in the judgements, and is left out of the loss (Solatorio,
+"GISTEmbed: Guided In-sample Selection of Training Negatives for Text Embedding Fine-tuning", 2024).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from chapter01_baseline.reindex import Indices
+from chapter02_two_tower.batches import Batch
+from chapter02_two_tower.losses import guide_mask
+from chapter02_two_tower.training_data import TrainingData
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The guide's vectors of all training queries and products, by their ids.
+
+    queries [Q, D] and products [P, D]: float32, L2-normalised.
+    """
+
+    query_ids: dict[str, int]
+    queries: np.ndarray
+    product_ids: dict[str, int]
+    products: np.ndarray
+
+    @classmethod
+    def of(cls, indices: Indices, data: TrainingData) -> Guide:
+        """Take chapter 1's encoder as the guide: its product vectors are there already."""
+        asked = pd.concat([data.training_pairs, data.notes])[["query_id", "query"]].drop_duplicates("query_id")
+        wordings = asked.set_index("query_id")["query"]
+        place = {product_id: at for at, product_id in enumerate(indices.product_ids)}
+        # The guide may read the note that was cut out: it is asked whether the product fits, not taught anything.
+        place |= {text: place[of] for text, of in zip(data.notes["text_id"], data.notes["product_id"], strict=True)}
+        return cls(
+            query_ids={query_id: at for at, query_id in enumerate(wordings.index)},
+            queries=indices.encoder.encode(wordings.tolist()).vectors,
+            product_ids=place,
+            products=indices.embeddings.vectors,
+        )
+
+    def mark(self, batch: Batch) -> Batch:
+        """Return the batch with what the guide scores above a row's positive marked as known to be relevant."""
+        queries = self.queries[[self.query_ids[query_id] for query_id in batch.query_ids]]
+        products = self.products[[self.product_ids[product_id] for product_id in batch.product_ids]]
+        likely = guide_mask(torch.from_numpy(queries), torch.from_numpy(products), batch.positives)
+        return replace(batch, known=batch.known | likely)

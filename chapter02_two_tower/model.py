@@ -1,0 +1,362 @@
+"""The two towers: a query tower and a product tower that put queries and their products close together.
+
+    model = TwoTowerModel.build(Architecture(), seed=0)
+    queries = model.query(model.query.tokenise(["usb c cable"]))          # [1, D], float32, length 1
+    products = model.product(model.product.tokenise(["Braided USB-C cable, 2 m"]))
+    queries @ products.T                                                  # cosine similarity
+
+A tower is a transformer, a pooling of its token vectors, an optional linear projection, and L2 normalisation. As the
+towers meet only in a dot product, the products of a whole shop are embedded once and searched with an index.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from chapter02_two_tower.model_files import (
+    DESCRIPTION,
+    TOWERS,
+    check_files,
+    describe,
+    load_parts,
+    read_description,
+    save_parts,
+    store_once,
+)
+from common.atomic import atomic_folder
+from common.devices import choose_placement
+from common.encoders import CHARACTERS_A_TOKEN, MINILM, model_folder
+from common.engines import TOKENS_A_BATCH, batches_by_length, pad
+from common.errors import CourseError
+from common.progress import progress
+
+ROWS_A_CHUNK = 16
+COOLEST, WARMEST = 0.01, 1.0  # a learned temperature stays between: below, the loss is all rounding; above, all noise
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What decides the shape of a TwoTowerModel. Raises CourseError for a value that makes no model.
+
+    encoder: the pretrained transformer to start from: "all-MiniLM-L6-v2" (packaged), a hub name or a folder.
+    shared: one network for both towers, which then differ in length only. On shops with thousands of pairs, not
+    millions, each side learns from the other's texts (siamese; Dong et al. 2022, arXiv:2204.07120).
+    pooling: "mean" of the token vectors, or "cls", the first one. projection: dimension of a linear head, None for
+    none. query_length, product_length: in tokens, special ones included; what goes beyond is not read.
+    temperature: what cosines are divided by in the softmax of the loss, 0.01 to 1. learn_temperature: start there and
+    train it. train_token_embeddings: False freezes the table of word pieces, half of MiniLM's weights.
+    dropout: probability in every dropout layer. gradient_checkpointing: recompute activations in the backward pass,
+    for less memory and the time of one more forward pass.
+    """
+
+    encoder: str = MINILM
+    shared: bool = True
+    pooling: str = "mean"
+    projection: int | None = None
+    query_length: int = 32
+    product_length: int = 64
+    temperature: float = 0.05
+    learn_temperature: bool = False
+    train_token_embeddings: bool = True
+    dropout: float = 0.0
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        rules = {
+            "pooling": (self.pooling in ("mean", "cls"), "'mean' or 'cls'"),
+            "projection": (self.projection is None or self.projection >= 1, "a dimension of at least 1, or None"),
+            "query_length": (self.query_length >= 3, "at least 3 tokens"),
+            "product_length": (self.product_length >= 3, "at least 3 tokens"),
+            "temperature": (COOLEST <= self.temperature <= WARMEST, f"between {COOLEST} and {WARMEST}"),
+            "dropout": (0 <= self.dropout < 1, "at least 0 and below 1"),
+        }
+        for name, (holds, wanted) in rules.items():
+            if not holds:
+                raise CourseError(f"{name} must be {wanted}, not {getattr(self, name)!r}.")
+
+
+class Tower(nn.Module):
+    """Texts in, L2-normalised vectors out. Make towers with `TwoTowerModel`.
+
+    max_length: in tokens, special ones included. dimension: D of the vectors.
+    """
+
+    def __init__(self, transformer: nn.Module, head: nn.Sequential, max_length: int) -> None:
+        """transformer and head (pooling, then perhaps a projection): modules of sentence-transformers."""
+        super().__init__()
+        self.transformer, self.head, self.max_length = transformer, head, max_length
+        self.dimension: int = getattr(head[-1], "out_features", transformer.get_embedding_dimension())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special tokens included, at most `max_length` of them; not padded.
+
+        Text beyond 40 characters a token is cut before it is tokenised, as `TextEncoder.encode` does it. Raises
+        CourseError if texts is not a collection of str.
+        """
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise CourseError("tokenise: texts must be a list of str; write tokenise([text]) for one, '' for none.")
+        if not len(texts):
+            return []
+        limit = self.max_length * CHARACTERS_A_TOKEN
+        # Half a surrogate pair, which no tokeniser takes, becomes "?".
+        clean = [str(text[:limit]).encode("utf-8", "replace").decode("utf-8") for text in texts]
+        return self.transformer.tokenizer(clean, truncation=True, max_length=self.max_length)["input_ids"]
+
+    def forward(self, tokens: Sequence[Sequence[int]], *, rows_a_chunk: int = ROWS_A_CHUNK) -> Tensor:
+        """Vectors [B, D] of B tokenised texts, float32 and of length 1, under autocast too; with gradient.
+
+        The rows are sorted by length and run `rows_a_chunk` at a time, so that little of a chunk is padding (59 pairs
+        a second in training on two cores, where the batch in one piece made 40), then put back in order. Only
+        rounding tells the result from that of the whole batch at once.
+        """
+        if not len(tokens):
+            return torch.empty(0, self.dimension, device=self.device)
+        order, chunks = chunks_by_length(tokens, rows_a_chunk)
+        vectors = torch.cat([self.embed_chunk([tokens[at] for at in chunk]) for chunk in chunks])
+        place = torch.empty(len(order), dtype=torch.long)
+        place[torch.tensor(order)] = torch.arange(len(order))
+        return vectors[place.to(vectors.device)]
+
+    def embed_chunk(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Vectors [B, D] of B tokenised texts in one padded pass, in their order: the naive forward."""
+        return _embed(self.transformer, self.head, tokens, int(self.transformer.tokenizer.pad_token_id or 0))
+
+    def embed(self, texts: Sequence[str], *, desc: str | None = None) -> np.ndarray:
+        """Vectors float32 [N, D] of N texts for a search or a validation; no gradient, no dropout.
+
+        Runs a copy of the network, in half precision where the machine computes in it natively; equal texts are
+        embedded once. desc: the label of the progress bar; without it none is shown. Raises CourseError if a vector
+        is not finite.
+        """
+        tokens = self.tokenise(texts)
+        if not tokens:
+            return np.empty((0, self.dimension), dtype=np.float32)
+        first: dict[tuple[int, ...], int] = {}
+        source = np.array([first.setdefault(tuple(ids), len(first)) for ids in tokens])
+        vectors = self._embed_distinct(list(first), desc)
+        if not np.isfinite(vectors).all():
+            raise CourseError("the tower gave vectors that are not numbers; train again from an earlier checkpoint.")
+        return vectors[source]
+
+    @torch.inference_mode()
+    def _embed_distinct(self, tokens: Sequence[Sequence[int]], desc: str | None) -> np.ndarray:
+        placement = choose_placement("torch")
+        transformer, head = copy.deepcopy((self.transformer, self.head))
+        transformer.to(placement.device, getattr(torch, placement.precision)).eval()
+        head.to(placement.device).eval()  # in float32: it is small, and its input is
+        pad_id = int(self.transformer.tokenizer.pad_token_id or 0)
+        vectors = np.empty((len(tokens), self.dimension), dtype=np.float32)
+        with progress(total=len(tokens), desc=desc, unit="text", shown=bool(desc)) as bar:
+            for batch in batches_by_length([len(ids) for ids in tokens], TOKENS_A_BATCH):
+                vectors[batch] = _embed(transformer, head, [tokens[at] for at in batch], pad_id).cpu().numpy()
+                bar.update(len(batch))
+        return vectors
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `SentenceTransformer(folder)` loads, with the same vectors and this `max_length`;
+        weights as safetensors, in float32 if the tower is."""
+        save_parts(self.transformer, self.head, self.max_length, folder)
+
+
+class QueryTower(Tower):
+    """The tower of what shoppers type."""
+
+    def __init__(self, transformer: nn.Module, head: nn.Sequential, max_length: int = 32) -> None:
+        super().__init__(transformer, head, max_length)
+
+
+class ProductTower(Tower):
+    """The tower of product texts."""
+
+    def __init__(self, transformer: nn.Module, head: nn.Sequential, max_length: int = 64) -> None:
+        super().__init__(transformer, head, max_length)
+
+
+class TwoTowerModel(nn.Module):
+    """A query tower, a product tower and a temperature. Make one with `build` or `load`.
+
+    If the towers share their network, `parameters()` and `state_dict()` hold it once, under "query.".
+    """
+
+    def __init__(self, query: QueryTower, product: ProductTower, architecture: Architecture) -> None:
+        super().__init__()
+        self.query, self.product, self.architecture = query, product, architecture
+        if architecture.learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(log(architecture.temperature)))
+        if architecture.shared:
+            self.register_state_dict_post_hook(_leave_out_product)
+            self.register_load_state_dict_pre_hook(_repeat_query_as_product)
+
+    @property
+    def temperature(self) -> Tensor:
+        """What the loss divides cosines by, a scalar. A learned one is kept between 0.01 and 1; its gradient is that
+        of the unbounded one, so that it can leave the bound again."""
+        if not self.architecture.learn_temperature:
+            return torch.tensor(self.architecture.temperature, device=self.query.device)
+        bounded = self.log_temperature.clamp(log(COOLEST), log(WARMEST))
+        return (self.log_temperature + (bounded - self.log_temperature).detach()).exp()
+
+    @classmethod
+    def build(cls, architecture: Architecture, seed: int) -> TwoTowerModel:
+        """An untrained model in float32, in training mode: the pretrained encoder, and a projection drawn with `seed`.
+
+        Raises CourseError if the encoder is not found, or brings modules beyond pooling and normalisation.
+        """
+        transformer, pretrained_head = load_parts(model_folder(architecture.encoder))
+        if any(type(module).__name__ != "Pooling" for module in pretrained_head):
+            kinds = ", ".join(type(module).__name__ for module in pretrained_head)
+            raise CourseError(
+                f"encoder {architecture.encoder!r} has a head of its own ({kinds}), which the towers would lose; "
+                "choose a plain encoder, or go on training with TwoTowerModel.load."
+            )
+        head = _new_head(transformer.get_embedding_dimension(), architecture, seed)
+        both = [(transformer, head), (transformer, head) if architecture.shared else copy.deepcopy((transformer, head))]
+        return cls._assemble(both, architecture)
+
+    @classmethod
+    def _assemble(cls, parts: Sequence[tuple[nn.Module, nn.Sequential]], architecture: Architecture) -> TwoTowerModel:
+        for transformer, _ in parts:
+            _prepare(transformer, architecture)
+        query = QueryTower(*parts[0], max_length=architecture.query_length)
+        product = ProductTower(*parts[1], max_length=architecture.product_length)
+        return cls(query, product, architecture).train()
+
+    def save(self, folder: Path) -> None:
+        """Write `folder`/query and `folder`/product, which `SentenceTransformer` loads, and `two_tower.json`.
+
+        The folder appears whole or not at all. Raises CourseError if there is something in it already.
+        """
+        folder = Path(folder)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise CourseError(f"{folder}: there is something in this folder; save the model to a new one.")
+        with atomic_folder(folder) as staging:
+            for name in TOWERS:
+                getattr(self, name).save(staging / name)
+            if self.architecture.shared:
+                store_once(staging)
+            describe(staging, architecture=asdict(self.architecture), temperature=float(self.temperature.detach()))
+
+    @classmethod
+    def load(cls, folder: Path, *, expected: Architecture | None = None) -> TwoTowerModel:
+        """The model that `save` wrote to `folder`, on the CPU, in training mode.
+
+        expected: refuse any other architecture than this one (which encoder it once started from does not matter).
+        Raises CourseError if files are missing, cut short or changed, or if the architecture is another.
+        """
+        folder = Path(folder)
+        description = read_description(folder, {field.name for field in fields(Architecture)})
+        architecture = Architecture(**description["architecture"])
+        _check_expected(folder, architecture, expected)
+        check_files(folder, description)
+        parts = [_load_tower(folder / "query", architecture)]
+        parts.append(parts[0] if architecture.shared else _load_tower(folder / "product", architecture))
+        model = cls._assemble(parts, architecture)
+        if architecture.learn_temperature:
+            nn.init.constant_(model.log_temperature, log(description["temperature"]))
+        return model
+
+
+def truncate(vectors: Any, dimension: int) -> Any:
+    """The first `dimension` components of vectors [..., D], a tensor or an array, again of length 1.
+
+    After training with `losses.nested_loss` the short vectors search almost as well as the long ones, at a fraction of
+    the memory (Matryoshka; Kusupati et al. 2022, arXiv:2205.13147). Raises CourseError if there are fewer components.
+    """
+    if not 1 <= dimension <= vectors.shape[-1]:
+        raise CourseError(f"vectors of {vectors.shape[-1]} components cannot be cut to {dimension}.")
+    head = vectors[..., :dimension]
+    if isinstance(head, Tensor):
+        return nn.functional.normalize(head, dim=-1)
+    return head / np.maximum(np.linalg.norm(head, axis=-1, keepdims=True), 1e-12)
+
+
+def chunks_by_length(tokens: Sequence[Sequence[int]], rows: int) -> tuple[list[int], list[list[int]]]:
+    """Positions of the texts, longest first, and the same cut into chunks of `rows`."""
+    if rows < 1:
+        raise CourseError(f"rows_a_chunk must be at least 1, not {rows}.")
+    order = sorted(range(len(tokens)), key=lambda at: -len(tokens[at]))
+    return order, [order[start : start + rows] for start in range(0, len(order), rows)]
+
+
+def _embed(transformer: nn.Module, head: nn.Sequential, tokens: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    device = next(transformer.parameters()).device
+    input_ids, attention_mask = (torch.from_numpy(array).to(device) for array in pad(tokens, pad_id))
+    features = transformer({"input_ids": input_ids, "attention_mask": attention_mask})
+    # Pooled and projected in float32: that costs next to nothing, and bf16 would leave each vector three digits.
+    with torch.autocast(device.type, enabled=False):
+        features["token_embeddings"] = features["token_embeddings"].float()
+        return nn.functional.normalize(head(features)["sentence_embedding"], dim=-1)
+
+
+def _new_head(width: int, architecture: Architecture, seed: int) -> nn.Sequential:
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling
+
+    modules = [Pooling(width, pooling_mode=architecture.pooling)]
+    if architecture.projection is not None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            dense = Dense(width, architecture.projection, bias=False, activation_function=None)
+            # Orthogonal rows or columns keep the encoder's cosines, exactly if nothing is cut off: training starts
+            # from what the encoder knows.
+            nn.init.orthogonal_(dense.linear.weight)
+        modules.append(dense)
+    return nn.Sequential(*modules)
+
+
+def _prepare(transformer: nn.Module, architecture: Architecture) -> None:
+    longest = getattr(transformer.config, "max_position_embeddings", None)
+    wanted = max(architecture.query_length, architecture.product_length)
+    if longest is not None and 0 < longest < wanted:
+        raise CourseError(f"the encoder reads at most {longest} tokens, not {wanted}; shorten the texts.")
+    for part in transformer.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = architecture.dropout
+    transformer.auto_model.get_input_embeddings().requires_grad_(architecture.train_token_embeddings)
+    if architecture.gradient_checkpointing:
+        transformer.auto_model.activation_checkpointing_enable({"use_reentrant": False})
+
+
+def _leave_out_product(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for key in [key for key in state if key.startswith(f"{prefix}product.")]:
+        del state[key]
+
+
+def _repeat_query_as_product(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for key in [key for key in state if key.startswith(f"{prefix}query.")]:
+        state[f"{prefix}product.{key.removeprefix(f'{prefix}query.')}"] = state[key]
+
+
+def _check_expected(folder: Path, found: Architecture, expected: Architecture | None) -> None:
+    if expected is None:
+        return
+    wanted, got = asdict(expected), asdict(found)
+    differing = [f"{name} {got[name]!r}, not {wanted[name]!r}" for name in wanted if wanted[name] != got[name]]
+    differing = [line for line in differing if not line.startswith("encoder ")]
+    if differing:
+        raise CourseError(f"{folder}: a model of another architecture ({'; '.join(differing)}); train it again.")
+
+
+def _load_tower(folder: Path, architecture: Architecture) -> tuple[nn.Module, nn.Sequential]:
+    transformer, head = load_parts(folder)
+    found = [
+        (type(module).__name__, getattr(module, "out_features", None) or getattr(module, "pooling_mode", None))
+        for module in head
+    ]
+    projection = [] if architecture.projection is None else [("Dense", architecture.projection)]
+    if found != [("Pooling", architecture.pooling), *projection]:
+        raise CourseError(f"{folder}: a tower of another architecture than {DESCRIPTION} states; train it again.")
+    return transformer, head

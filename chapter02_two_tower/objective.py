@@ -1,0 +1,60 @@
+"""The loss of one batch: which losses are asked for, put together from the batch's vectors."""
+
+from __future__ import annotations
+
+import torch
+
+from chapter02_two_tower.batches import Batch
+from chapter02_two_tower.losses import (
+    in_batch_negatives_loss,
+    nested_loss,
+    triplet_loss,
+    weighted_contrastive_loss,
+    weighted_sum,
+)
+from chapter02_two_tower.train_config import TrainConfig
+
+
+def batch_loss(
+    queries: torch.Tensor, products: torch.Tensor, batch: Batch, config: TrainConfig, temperature: torch.Tensor | float
+) -> torch.Tensor:
+    """Return the loss of a batch from its vectors, queries [B, D] and products [C, D]: the weighted sum of the losses
+    that `config` asks for, and the same again on each shorter prefix of the vectors (`config.dimensions`)."""
+
+    def at_one_dimension(q: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        losses = {
+            "in_batch": lambda: _in_batch(q, p, batch, temperature),
+            "contrastive": lambda: _contrastive(q, p, batch),
+            "triplet": lambda: _triplet(q, p, batch),
+        }
+        wanted = {name: getattr(config, name) for name in losses if getattr(config, name)}
+        return weighted_sum(wanted, {name: losses[name]() for name in wanted})
+
+    dimensions = dict.fromkeys((*config.dimensions, queries.shape[1]), 1.0)
+    return nested_loss(at_one_dimension, queries, products, dimensions)
+
+
+def _in_batch(q: torch.Tensor, p: torch.Tensor, batch: Batch, temperature: torch.Tensor | float) -> torch.Tensor:
+    known, weights = batch.known.to(q.device), batch.weights.to(q.device)
+    positives = batch.positives.to(q.device)
+    return in_batch_negatives_loss(q, p, positives, known=known, weights=weights, temperature=temperature)
+
+
+def _contrastive(q: torch.Tensor, p: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Every positive pair, and every pair of a query with a negative drawn for it."""
+    row, place = (batch.own_negatives >= 0).nonzero(as_tuple=True)
+    left = torch.cat([q, q[row]])
+    right = torch.cat([p[batch.positives], p[batch.own_negatives[row, place]]])
+    labels = torch.cat([torch.ones(len(q)), torch.zeros(len(row))]).to(q.device)
+    weights = torch.cat([batch.weights, torch.ones(len(row))]).to(q.device)
+    return weighted_contrastive_loss(left, right, labels, weights=weights)
+
+
+def _triplet(q: torch.Tensor, p: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Every query with its positive and each negative drawn for it."""
+    row, place = (batch.own_negatives >= 0).nonzero(as_tuple=True)
+    if not len(row):
+        return 0.0 * (q.sum() + p.sum())
+    negatives = p[batch.own_negatives[row, place]]
+    weights = batch.weights[row].to(q.device)
+    return triplet_loss(q[row], p[batch.positives[row]], negatives, weights=weights)

@@ -1,0 +1,123 @@
+"""The tables that training reads: what is in them, how they are read back, and how they are summed up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from common.artifacts import Artifacts, RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CHAPTER, STEP = "chapter02_two_tower", "prepare_data"
+DTYPES = {
+    "query_id": "str",
+    "query": "str",
+    "product_id": "str",
+    "product_text": "str",
+    "label": "int64",
+    "grade": "Int64",
+    "weight": "float64",
+    "neg_type": "str",
+    "split": "str",
+    "stage": "int64",
+}
+HARD_DTYPES = {**DTYPES, "rank": "int64", "score": "float64"}
+NEGATIVE_WEIGHT = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What training reads, as `prepare_data` wrote it.
+
+    training_pairs, val_pairs, test_pairs, hard_negatives: `query_id, query, product_id, product_text`; `label` 1 for
+    relevant, 0 for not; `grade` 0 to 3, <NA> where nobody judged; `weight` in the loss; `neg_type` "random", "hard" or
+    "judged", missing for positives; `split`; `stage`, the first stage of the training that uses the row.
+        1: exact and substitute products (weights 1.0 and 0.9), and random negatives.
+        2: hard negatives, and products judged irrelevant.
+        3: complements, as weak positives (weight 0.6).
+    hard_negatives: the training queries' own table, with `rank` (1 is the model's best) and `score` besides; a product
+        that was judged irrelevant *and* was found by the model stands in both tables.
+    run: where the tables are; None while they are being made.
+    notes: `query_id, query, product_id, text_id, product_text`, queries that stand in the products' own texts, see
+        `chapter02_two_tower.notes`; positives of stage 1. text_id names the product's text without the note.
+    relevant: `query_id, product_id` (or text_id), every pair known to be relevant (complements too, used as positives
+        or not): what must never be a negative. For a made-up query, also products whose text has all of its words.
+    """
+
+    run: RunFolder | None
+    training_pairs: pd.DataFrame
+    val_pairs: pd.DataFrame
+    test_pairs: pd.DataFrame
+    hard_negatives: pd.DataFrame
+    notes: pd.DataFrame
+    relevant: pd.DataFrame
+
+
+TABLES = ("training_pairs", "val_pairs", "test_pairs", "hard_negatives")
+
+
+def load_training_data(artifacts: Artifacts) -> TrainingData:
+    """Read the tables in force; raises `MissingArtifact` with the command that makes them."""
+    run = artifacts.current(CHAPTER, STEP)
+    names = (*TABLES, "notes", "relevant")
+    return TrainingData(run, **{name: pd.read_parquet(run.path / f"{name}.parquet") for name in names})
+
+
+def known_relevant(relevant: pd.DataFrame) -> dict[str, frozenset[str]]:
+    """By query id the products known to be relevant to it (of a table `query_id, product_id`)."""
+    return by_query(relevant, frozenset)
+
+
+def by_query(pairs: pd.DataFrame, collect: type = list) -> dict[str, list[str]]:
+    """By query id the product ids of its rows, in their order."""
+    products = pairs["product_id"].to_numpy(dtype=object)
+    return {query: collect(products[rows]) for query, rows in pairs.groupby("query_id", sort=False).indices.items()}
+
+
+def as_rows(frame: pd.DataFrame, dtypes: dict[str, str] = DTYPES) -> pd.DataFrame:
+    """`frame` with the columns, types and order of the tables; columns that it lacks are missing values."""
+    return frame.reindex(columns=list(dtypes)).astype(dtypes).reset_index(drop=True)
+
+
+def summary(data: TrainingData) -> pd.DataFrame:
+    """Count what the tables hold: by split, stage, label and neg_type the pairs, the queries, and pairs a query."""
+    rows = pd.concat([getattr(data, name)[list(DTYPES)] for name in TABLES], ignore_index=True)
+    notes = data.notes[["query_id"]].assign(split="train", stage=1, label=1, neg_type="note")
+    rows = pd.concat([rows, notes], ignore_index=True)
+    rows["neg_type"] = rows["neg_type"].fillna("")
+    rows["split"] = pd.Categorical(rows["split"], ["train", "val", "test"])
+    groups = rows.groupby(["split", "stage", "label", "neg_type"], observed=True, sort=True)["query_id"]
+    table = groups.agg(pairs="size", queries="nunique").reset_index()
+    table["split"] = table["split"].astype("str")
+    return table.assign(pairs_a_query=(table["pairs"] / table["queries"]).round(1))
+
+
+KINDS = {
+    (1, 1, ""): ("exact, substitute", "#2f6f4f"),
+    (1, 1, "note"): ("note in a product text", "#5fa27f"),
+    (3, 1, ""): ("complement", "#8fbf9f"),
+    (1, 0, "random"): ("random negative", "#c9c9c9"),
+    (2, 0, "judged"): ("judged irrelevant", "#d08c60"),
+    (2, 0, "hard"): ("hard negative", "#a23b3b"),
+}
+
+
+def draw_summary(data: TrainingData, axes: Axes) -> Axes:
+    """Draw one horizontal bar a split, divided by what kind of pair it is."""
+    table = summary(data)
+    splits = [split for split in ("test", "val", "train") if split in set(table["split"])]
+    left = dict.fromkeys(splits, 0)
+    for key, (name, colour) in KINDS.items():
+        mine = table[(table["stage"] == key[0]) & (table["label"] == key[1]) & (table["neg_type"] == key[2])]
+        widths = mine.set_index("split")["pairs"].reindex(splits, fill_value=0)
+        if widths.sum():
+            axes.barh(splits, widths, left=[left[split] for split in splits], color=colour, label=name)
+        left = {split: left[split] + widths[split] for split in splits}
+    axes.set_xlabel("pairs")
+    axes.legend(loc="lower right", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes

@@ -1,0 +1,28 @@
+"""Typing errors for training queries, so that the query tower learns to read over those of shoppers.
+
+A misspelt word falls into other word pieces than the word that was meant. Seen in training now and then, the pieces
+come to mean the same (Zhuang and Zuccon, "Dealing with Typos for BERT-based Passage Retrieval and Ranking", 2021).
+"""
+
+from __future__ import annotations
+
+import random
+
+SHORTEST = 4  # letters of a word that may be misspelt: "tee" with an error is another word
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def misspell(text: str, seed: int) -> str:
+    """Return `text` with one typing error: in one word, not at its ends, a letter left out, doubled, hit wrong, or
+    swapped with the next. Unchanged if no word has four letters. Equal seeds make equal errors."""
+    draw = random.Random(seed)
+    words = text.split()
+    long = [at for at, word in enumerate(words) if len(word) >= SHORTEST and word.isalpha()]
+    if not long:
+        return text
+    at = draw.choice(long)
+    word, place = words[at], draw.randrange(1, len(words[at]) - 2)
+    before, letter, following, rest = word[:place], word[place], word[place + 1], word[place + 2 :]
+    errors = (following, letter * 2 + following, draw.choice(_LETTERS) + following, following + letter)
+    words[at] = before + draw.choice(errors) + rest
+    return " ".join(words)

@@ -1,0 +1,71 @@
+"""How good is the model now: the whole catalogue searched with the validation queries, after every epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from chapter01_baseline.choose import evaluation_judgements
+from chapter02_two_tower.losses import in_batch_negatives_loss
+from chapter02_two_tower.mine_hard_negatives import searchable
+from chapter02_two_tower.model import TwoTowerModel
+from chapter02_two_tower.training_data import TrainingData
+from common.catalogue import Catalogue
+from common.embedding_statistics import embedding_statistics
+from common.evaluation import evaluate
+from common.search import hits_from_scores
+
+METRICS = ("nDCG@10", "R@10", "R@50", "R@200", "MRR")
+BATCH = 64
+DEPTH = 200
+
+
+class Validation:
+    """The validation queries of a catalogue with their grades, and the texts of all its products.
+
+    Where the catalogue has judged validation queries, the grades are those that chapter 1 chose by; else the made-up
+    ones of the table `val_pairs`, where the product that a query was made from is the one relevant product.
+    """
+
+    def __init__(self, catalogue: Catalogue, data: TrainingData) -> None:
+        self.product_texts = searchable(catalogue.products)
+        self.product_ids = [*self.product_texts]
+        relevant = data.val_pairs[data.val_pairs["label"] == 1]
+        self.queries = data.val_pairs.drop_duplicates("query_id")[["query_id", "query"]].reset_index(drop=True)
+        grades = evaluation_judgements(catalogue)
+        known = set(grades["query_id"])
+        if not set(self.queries["query_id"]) <= known:
+            grades = relevant[["query_id", "product_id"]].assign(grade=3)
+            self.queries = self.queries[self.queries["query_id"].isin(grades["query_id"])].reset_index(drop=True)
+        self.grades = grades[grades["query_id"].isin(self.queries["query_id"])]
+        # One pair a query, best grade first: enough for a loss, and no query is its own negative.
+        best = relevant.sort_values("weight", ascending=False, kind="stable").drop_duplicates("query_id")
+        self._pairs = best[best["query_id"].isin(self.queries["query_id"])].sort_values("query_id")
+
+    def __call__(self, model: TwoTowerModel) -> dict[str, float]:
+        """Return the figures of the model: `METRICS`, `validation_loss`, embedding statistics."""
+        products = model.product.embed([*self.product_texts.values()], desc="embedding products")
+        queries = model.query.embed(self.queries["query"].tolist())
+        hits = hits_from_scores(queries @ products.T, self.product_ids, DEPTH)
+        scores = evaluate(hits, self.queries["query_id"].tolist(), self.grades, metrics=METRICS).mean()
+        q, p = self._pair_vectors(queries, products)
+        with torch.no_grad():
+            loss = _loss(q, p, float(model.temperature))
+        figures = {name: float(value) for name, value in scores.items()}
+        return figures | {"validation_loss": loss, **embedding_statistics(q, p, products)}
+
+    def _pair_vectors(self, queries: np.ndarray, products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        query_at = {query_id: at for at, query_id in enumerate(self.queries["query_id"])}
+        product_at = {product_id: at for at, product_id in enumerate(self.product_ids)}
+        rows = [query_at[q] for q in self._pairs["query_id"]]
+        return queries[rows], products[[product_at[p] for p in self._pairs["product_id"]]]
+
+
+def _loss(queries: np.ndarray, positives: np.ndarray, temperature: float) -> float:
+    """In-batch loss over fixed batches, so that epochs compare."""
+    losses, sizes = [], []
+    for start in range(0, len(queries), BATCH):
+        q, p = (torch.from_numpy(part[start : start + BATCH]) for part in (queries, positives))
+        losses.append(float(in_batch_negatives_loss(q, p, torch.arange(len(q)), temperature=temperature)))
+        sizes.append(len(q))
+    return float(np.average(losses, weights=sizes))

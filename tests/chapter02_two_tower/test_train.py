@@ -1,0 +1,206 @@
+"""Training on a toy shop: it learns, it goes on after a kill to the same bits, and it says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chapter02_two_tower import train
+from chapter02_two_tower.model import TwoTowerModel
+from chapter02_two_tower.objective import batch_loss
+from chapter02_two_tower.stages import plan_stages
+from chapter02_two_tower.train import schedule
+from common.checkpoints import save_checkpoint
+from common.errors import CourseError
+from common.training_log import read_log
+
+TOY = Path(__file__).with_name("toy.py")
+toy_training = runpy.run_path(str(TOY))["toy_training"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder with the work folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    toy_training(folder).run()
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "query" / "model.safetensors")
+
+
+def without_seconds(log: Path) -> list[dict]:
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def same_run(one: Path, other: Path) -> bool:
+    names = sorted(path.relative_to(one) for path in one.rglob("query/model.safetensors"))
+    assert names == sorted(path.relative_to(other) for path in other.rglob("query/model.safetensors")) and names
+    return without_seconds(one / "log.jsonl") == without_seconds(other / "log.jsonl") and all(
+        torch.equal(a, weights(other / name.parent.parent)[key])
+        for name in names
+        for key, a in weights(one / name.parent.parent).items()
+    )
+
+
+def test_every_stage_leaves_its_models_and_its_lines(whole):
+    log = read_log(whole / "work" / "log.jsonl")
+    batches, epochs = log[log["loss"].notna()], log[log["nDCG@10"].notna()]
+    assert batches.groupby("stage").size().to_dict() == {"control": 6, "stage1": 6, "stage2": 6, "stage3": 3}
+    assert epochs.groupby("stage").size().to_dict() == {"control": 2, "stage1": 2, "stage2": 2, "stage3": 1}
+    assert batches["step"].tolist() == list(range(1, 22))
+    figures = {"loss", "rate", "gradient_norm", "validation_loss", "mean_cosine", "uniformity", "alignment", "MRR"}
+    assert figures <= set(log)
+    for row in epochs.itertuples():
+        assert TwoTowerModel.load(whole / "work" / row.stage / f"epoch_{row.epoch}").product.dimension == 32
+    best = json.loads((whole / "work" / "best.json").read_text())
+    own = epochs[epochs["stage"] != "control"]
+    assert best["nDCG@10"] == own["nDCG@10"].max()
+    kept = whole / "work" / best["stage"] / f"epoch_{best['epoch']}"
+    assert all(torch.equal(a, weights(kept)[key]) for key, a in weights(whole / "work" / "best").items())
+    assert not list((whole / "work").glob("*/last")), "what is only there to go on from is gone"
+
+
+def test_it_learns(whole):
+    log = read_log(whole / "work" / "log.jsonl")
+    losses = log[log["stage"] == "stage1"]["loss"].dropna()
+    assert losses.iloc[-1] < 0.8 * losses.iloc[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", [4, 9, 13])
+def test_killed_at_any_step_it_goes_on_to_the_same_bits(whole, tmp_path, lines):
+    """Killed once the log has so many lines: in stage 1, after the first line of stage 2 (which has no checkpoint
+    yet), and within stage 2."""
+    (tmp_path / "encoder").symlink_to(whole / "encoder")
+    log = tmp_path / "work" / "log.jsonl"
+    child = subprocess.Popen([sys.executable, TOY, tmp_path, "{}"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not log.is_file() or log.read_bytes().count(b"\n") < lines:
+        assert child.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
+        time.sleep(0.002)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not (tmp_path / "work" / "best.json").exists()
+    subprocess.run([sys.executable, TOY, tmp_path, "{}"], check=True, capture_output=True, timeout=300)
+    assert same_run(whole / "work", tmp_path / "work")
+
+
+def test_the_comparison_of_runs_can_fail(whole, tmp_path):
+    (tmp_path / "encoder").symlink_to(whole / "encoder")
+    toy_training(tmp_path, seed=1).run()
+    assert not same_run(whole / "work", tmp_path / "work")
+
+
+def test_stage_3_has_a_tenth_of_the_rate_also_after_a_resume(whole, tmp_path):
+    log = read_log(whole / "work" / "log.jsonl")
+    peaks = log.groupby("stage")["rate"].max()
+    assert peaks["stage1"] == peaks["stage2"] == peaks["control"] == pytest.approx(1e-3)
+    assert peaks["stage3"] == pytest.approx(1e-4)
+    # An optimizer's state that remembers the old rate must not bring it back.
+    model = torch.nn.Linear(2, 2)
+    old = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model(torch.ones(1, 2)).sum().backward()
+    old.step()
+    save_checkpoint(tmp_path, "a", model, old, {})
+    new = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    train.restore_checkpoint(tmp_path, model, new)
+    assert [group["lr"] for group in new.param_groups] == [1e-4]
+
+
+def test_the_schedule_warms_up_and_comes_down():
+    rates = [schedule(step, 50) for step in range(50)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and max(rates) == 1.0
+    assert rates[5:] == sorted(rates[5:], reverse=True) and 0 < rates[-1] < 0.03
+    assert schedule(0, 1) == 1.0
+    level = [schedule(step, 50, falls=False) for step in range(50)]
+    assert level[:5] == rates[:5] and set(level[5:]) == {1.0}
+
+
+def test_control_and_stage_2_differ_in_the_negatives_alone(tmp_path):
+    training = toy_training(tmp_path)
+    one, two, three, control = plan_stages(training.config, training.data)
+    assert (two.kind, control.kind) == ("hard", "random")
+    different = {name for name in vars(two) if vars(two)[name] is not vars(control)[name]}
+    assert different == {"name", "kind"}
+    assert one.rate == two.rate == 10 * three.rate
+    assert [stage.falls for stage in (one, two, three, control)] == [False, True, True, True]
+    assert one.positives["weight"].min() == 1.0 and three.positives["weight"].min() == 0.6
+
+
+def test_a_cached_step_has_the_gradient_of_a_plain_one(tmp_path):
+    training = toy_training(tmp_path)
+    stage = plan_stages(training.config, training.data)[0]
+    gradients = []
+    for cached in (False, True):
+        training = toy_training(tmp_path, cached=cached, contrastive=0.5, triplet=0.5, dimensions=(16,))
+        training.placement = train.choose_placement("torch").__class__("cpu", "torch", "float32", "a comparison")
+        model = training._model(None)
+        batch = training._batches(stage, model).epoch(0)[0]
+        loss = training._backward(model, batch)
+        gradients.append((loss, [p.grad for p in model.parameters() if p.grad is not None]))
+    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
+    for plain, cached in zip(gradients[0][1], gradients[1][1], strict=True):
+        torch.testing.assert_close(cached, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_of_a_batch_is_the_sum_of_what_is_asked_for(tmp_path):
+    training = toy_training(tmp_path)
+    batch = training._batches(plan_stages(training.config, training.data)[0], training._model(None)).epoch(0)[0]
+    q, p = (torch.nn.functional.normalize(torch.randn(n, 32), dim=1) for n in (8, len(batch.product_ids)))
+
+    def loss(**weights):
+        config = toy_training(tmp_path, **({"in_batch": 0.0} | weights)).config
+        return float(batch_loss(q, p, batch, config, 0.05))
+
+    parts = [loss(in_batch=1.0), loss(contrastive=1.0), loss(triplet=1.0)]
+    assert all(part > 0 for part in parts)
+    mixed = loss(in_batch=1.0, contrastive=0.5, triplet=2.0)
+    assert mixed == pytest.approx(parts[0] + 0.5 * parts[1] + 2.0 * parts[2], rel=1e-5)
+    assert loss(in_batch=1.0, dimensions=(8,)) > parts[0]
+
+
+def test_a_loss_that_is_not_a_number_stops_with_earlier_epochs_kept(tmp_path, monkeypatch):
+    training = toy_training(tmp_path)
+    real, calls = training._backward, []
+
+    def breaks(model, batch):
+        calls.append(1)
+        return float("nan") if len(calls) == 5 else real(model, batch)
+
+    monkeypatch.setattr(training, "_backward", breaks)
+    with pytest.raises(CourseError, match=r"stage1: loss nan .* at step 5; .*\n.*lower --learning-rate"):
+        training.run()
+    assert (tmp_path / "work" / "stage1" / "epoch_1" / "two_tower.json").is_file()
+    assert not (tmp_path / "work" / "best.json").exists()
+
+
+def test_a_stage_ends_early_when_validation_does_not_improve(tmp_path, monkeypatch):
+    training = toy_training(tmp_path, stages=(1,), control=False, epochs=(6, 1, 1), patience=2)
+    figures = iter([0.1, 0.3, 0.5, 0.4, 0.5, 0.9])  # the first is that of the untrained model
+    monkeypatch.setattr(training, "validation", lambda model: {"nDCG@10": next(figures)})
+    training.run()
+    best = json.loads((tmp_path / "work" / "best.json").read_text())
+    assert (best["epoch"], best["nDCG@10"]) == (2, 0.5), "the first of equals is kept, and epoch 5 never came"
+
+
+def test_nothing_to_train_on_is_an_error_with_a_reason(tmp_path):
+    training = toy_training(tmp_path)
+    empty = training.data.training_pairs[training.data.training_pairs["label"] == 0]
+    training.data = training.data.__class__(**(vars(training.data) | {"training_pairs": empty}))
+    with pytest.raises(CourseError, match="no positive pair"):
+        training.run()
+    with pytest.raises(CourseError, match="stages are 1, 2 and 3"):
+        toy_training(tmp_path, stages=(4,)).run()
