@@ -39,6 +39,7 @@ from common.catalogue import RELEVANT_GRADE, Catalogue, load_catalogue, normalis
 from common.cli import run_step
 from common.errors import CourseError
 from common.progress import tell
+from common.search import Searcher
 from common.settings import resolve_profile
 
 __all__ = ["PrepareConfig", "TrainingData", "draw_summary", "load_training_data", "main", "summary"]
@@ -73,6 +74,8 @@ class PrepareConfig:
     """Share of the training queries held out, where the catalogue has no validation queries of its own."""
     catalogue_pairs: int | None = None
     """Pairs made from the catalogue itself; None: none where there are judged training queries, else by profile."""
+    weak_labels: int = 5
+    """Products that keyword search ranks first for a made-up query, and that become positives beside its own."""
     notes: bool = True
     """Whether to learn from other names and uses that stand in the product texts (`chapter02_two_tower.notes`)."""
     seed: int = 0
@@ -100,7 +103,7 @@ def main(config: PrepareConfig) -> TrainingData:
 def make_tables(catalogue: Catalogue, indices: Indices, config: PrepareConfig) -> dict[str, pd.DataFrame]:
     """Return the tables of `TrainingData` by name. Deterministic in the config's seed."""
     texts = searchable(catalogue.products)
-    examples, made = _examples(catalogue, texts, config)
+    examples, made = _examples(catalogue, texts, indices.keyword, config)
     notes = note_pairs(catalogue.products[: None if config.notes else 0], forbidden=catalogue.queries["query"])
     relevant = _relevant(catalogue, examples, made, notes)
     rng = np.random.default_rng([config.seed, 1])
@@ -127,12 +130,14 @@ def _check(config: PrepareConfig) -> None:
             raise CourseError(f"prepare_data: {name} is {getattr(config, name)}; choose {low} to {high}.")
     if not 0 < config.validation_share <= 0.5:
         raise CourseError(f"prepare_data: validation_share is {config.validation_share}; choose above 0, at most 0.5.")
+    if config.weak_labels < 0:
+        raise CourseError(f"prepare_data: weak_labels is {config.weak_labels}; choose 0 or more.")
     if config.catalogue_pairs is not None and config.catalogue_pairs < 0:
         raise CourseError(f"prepare_data: catalogue_pairs is {config.catalogue_pairs}; choose 0 or more, or leave out.")
 
 
 def _examples(
-    catalogue: Catalogue, texts: Mapping[str, str], config: PrepareConfig
+    catalogue: Catalogue, texts: Mapping[str, str], keyword: Searcher, config: PrepareConfig
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """By split the examples `query_id, query, product_id, grade`, grades of 0 included and <NA> for made-up queries;
     and all examples that were made up."""
@@ -141,7 +146,7 @@ def _examples(
     count = config.catalogue_pairs
     if count is None:
         count = 0 if len(train) else CATALOGUE_PAIRS[resolve_profile(config.profile)]
-    made = _made_up(catalogue, texts, count, config.seed) if count else train.iloc[:0]
+    made = _made_up(catalogue, texts, count, keyword, config) if count else train.iloc[:0]
     if len(train) and not (val["grade"] >= RELEVANT_GRADE).any():
         train, val = _hold_out(train, config)
     if len(train):
@@ -178,10 +183,23 @@ def _trainable(judged: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
     return judged[~leaked & answered].reset_index(drop=True)
 
 
-def _made_up(catalogue: Catalogue, texts: Mapping[str, str], count: int, seed: int) -> pd.DataFrame:
-    """Examples made from the catalogue itself; none has the words of a query of the catalogue, of whatever split."""
+def _made_up(
+    catalogue: Catalogue, texts: Mapping[str, str], count: int, keyword: Searcher, config: PrepareConfig
+) -> pd.DataFrame:
+    """Examples made from the catalogue itself; none has the words of a query of the catalogue, of whatever split.
+
+    A short query fits more products than the one it was made from. Keyword search names some of them: a weak teacher,
+    and the only one that a shop without judges has (Dehghani et al., "Neural Ranking Models with Weak Supervision",
+    2017).
+    """
     products = catalogue.products[catalogue.products["product_id"].isin(texts)]
-    made = catalogue_pairs(products, count=count, seed=seed, forbidden=catalogue.queries["query"].tolist())
+    made = catalogue_pairs(products, count=count, seed=config.seed, forbidden=catalogue.queries["query"].tolist())
+    if config.weak_labels:
+        wordings = made["query"].drop_duplicates().tolist()
+        hits = keyword.search(wordings, config.weak_labels, allowed=[*texts])
+        weak = [(query, found) for row, query in enumerate(wordings) for found, _ in hits.row(row)]
+        made = pd.concat([made, pd.DataFrame(weak, columns=["query", "product_id"], dtype="str")])
+        made = made.drop_duplicates(ignore_index=True)
     number = made.groupby("query", sort=False).ngroup()
     made.insert(0, "query_id", [f"catalogue-{at:06d}" for at in number])
     return made.assign(grade=pd.array([pd.NA] * len(made), dtype="Int64")).astype({"query_id": "str"})

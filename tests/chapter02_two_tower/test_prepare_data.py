@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from chapter01_baseline import reindex
+from chapter01_baseline.keyword import KeywordSearcher, keyword_text
 from chapter02_two_tower import prepare_data
 from chapter02_two_tower.prepare_data import PrepareConfig, draw_negatives, main, make_tables
 from chapter02_two_tower.spans import products_with_words, query_key
@@ -54,7 +55,8 @@ def indices_of(catalogue):
     encoder = WordEncoder()
     texts = catalogue.products["title"].fillna("").tolist()
     index = DenseIndex.build(encoder.encode(texts), catalogue.products["product_id"].tolist())
-    return SimpleNamespace(encoder=encoder, dense=SimpleNamespace(index=index))
+    keyword = KeywordSearcher(catalogue.products["product_id"].tolist(), keyword_text(catalogue.products))
+    return SimpleNamespace(encoder=encoder, dense=SimpleNamespace(index=index), keyword=keyword)
 
 
 def shop(queries=(), judgements=(), products=None, **tables):
@@ -220,6 +222,18 @@ def test_made_up_queries_have_one_id_a_wording_and_careful_negatives():
     beside = products_with_words(catalogue.products, negatives["query"].unique())
     assert not any(p in beside[query] for query, p in zip(negatives["query"], negatives["product_id"], strict=True))
     assert any(len(found) > 1 for found in beside.values()) and set(negatives["neg_type"]) == {"random", "hard"}
+
+
+def test_keyword_search_is_the_weak_teacher_of_made_up_queries():
+    catalogue = evaluation_only()
+    plain, taught = (tables_of(catalogue, catalogue_pairs=60, weak_labels=n)["training_pairs"] for n in (0, 3))
+    positives = [table[table["label"] == 1] for table in (plain, taught)]
+    assert positives[0].groupby("query_id").size().mean() < positives[1].groupby("query_id").size().mean()
+    keyword = indices_of(catalogue).keyword
+    for query, rows in positives[1].groupby("query"):
+        found = {product_id for product_id, _ in keyword.search([query], 3).row(0)}
+        assert found <= set(rows["product_id"])
+    assert not wordings(taught) & set(catalogue.queries["query"].map(normalise_query))
 
 
 def test_made_up_pairs_join_judged_ones_when_asked_for():
