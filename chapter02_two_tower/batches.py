@@ -46,7 +46,7 @@ class BatchMaker:
 
     positives: `query_id, product_id, weight`. negatives: query id -> products to draw from. relevant: query id -> all
     products known to be relevant to it, in whatever split or stage. pairs: positives an epoch; the next epoch goes on
-    where this one stopped, so that every pair is seen before one is seen twice. typo_share: of the queries, that get a
+    where this one stopped: every query gives its next pair in its turn. typo_share: of the queries, that get a
     typing error.
     """
 

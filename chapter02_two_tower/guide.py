@@ -7,6 +7,7 @@ above the query's own positive, it is more likely a hole in the judgements, and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,20 +17,22 @@ import torch
 from chapter01_baseline.reindex import Indices
 from chapter02_two_tower.batches import Batch
 from chapter02_two_tower.losses import guide_mask
-from chapter02_two_tower.training_data import TrainingData
+from chapter02_two_tower.training_data import TrainingData, by_query
 
 
 @dataclass(frozen=True)
 class Guide:
     """The guide's vectors of all training queries and products, by their ids.
 
-    queries [Q, D] and products [P, D]: float32, L2-normalised.
+    queries [Q, D] and products [P, D]: float32, L2-normalised. irrelevant: query id -> products that a judge found
+    irrelevant; no guide overrules a judge.
     """
 
     query_ids: dict[str, int]
     queries: np.ndarray
     product_ids: dict[str, int]
     products: np.ndarray
+    irrelevant: Mapping[str, frozenset[str]]
 
     @classmethod
     def of(cls, indices: Indices, data: TrainingData) -> Guide:
@@ -44,6 +47,7 @@ class Guide:
             queries=indices.encoder.encode(wordings.tolist()).vectors,
             product_ids=place,
             products=indices.embeddings.vectors,
+            irrelevant=by_query(data.training_pairs[data.training_pairs["neg_type"] == "judged"], frozenset),
         )
 
     def mark(self, batch: Batch) -> Batch:
@@ -51,4 +55,7 @@ class Guide:
         queries = self.queries[[self.query_ids[query_id] for query_id in batch.query_ids]]
         products = self.products[[self.product_ids[product_id] for product_id in batch.product_ids]]
         likely = guide_mask(torch.from_numpy(queries), torch.from_numpy(products), batch.positives)
+        for row, query_id in enumerate(batch.query_ids):
+            judged = self.irrelevant.get(query_id, frozenset())
+            likely[row, [at for at, product_id in enumerate(batch.product_ids) if product_id in judged]] = False
         return replace(batch, known=batch.known | likely)

@@ -135,7 +135,6 @@ def hard_negatives_of(
     keep: int = 15,
     relative_margin: float | None = 0.05,
     margin_from: Literal["lowest", "highest"] = "lowest",
-    seed: int = 0,
 ) -> tuple[pd.DataFrame, Mined]:
     """Mine for training queries with any model's vectors, and give the result the columns of `hard_negatives`.
 
@@ -156,7 +155,6 @@ def hard_negatives_of(
         keep=keep,
         relative_margin=relative_margin,
         margin_from=margin_from,
-        seed=seed,
     )
     judged = pairs[pairs["grade"].notna()][["query_id", "product_id", "grade"]]
     rows = mined.negatives.merge(judged, how="left", on=["query_id", "product_id"])
@@ -204,8 +202,6 @@ class MineConfig:
     """What scores above a positive's score less this share of it is left out; 0 leaves out what beats the positive."""
     margin_from: Literal["lowest", "highest"] = "lowest"
     """Which of a query's positives the margin is measured from."""
-    seed: int = 0
-    """Recorded with the run."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +237,6 @@ def main(config: MineConfig) -> MiningResult:
                 keep=config.keep,
                 relative_margin=config.relative_margin,
                 margin_from=config.margin_from,
-                seed=config.seed,
             )
             table.to_parquet(folder / "hard_negatives.parquet", index=False)
             mined.negatives.to_parquet(folder / "negatives.parquet", index=False)

@@ -14,10 +14,10 @@ from collections.abc import Collection
 import pandas as pd
 
 from chapter02_two_tower.spans import query_key
-from common.catalogue import product_text
+from common.catalogue import normalise_query, product_text
 
 OPENINGS = (
-    "also known as", "also called", "made for", "made to", "designed for", "ideal for", "perfect for", "suitable for",
+    "also known as", "also called", "made for", "designed for", "ideal for", "perfect for", "suitable for",
     "great for", "compatible with",
 )  # fmt: skip
 """How sentences begin that say what else a thing is called, or what it is good for."""
@@ -44,11 +44,13 @@ def note_pairs(products: pd.DataFrame, *, forbidden: Collection[str] = ()) -> pd
         if query_key(query) not in shut
     ]
     table = pd.DataFrame(found, columns=["query", "product_id", "description"], dtype="str")
-    table["query_id"] = "note-" + table.groupby("query", sort=False).ngroup().astype("str").str.zfill(5)
+    wordings = table["query"].map(normalise_query)
+    table["query_id"] = "note-" + table.groupby(wordings, sort=False).ngroup().astype("str").str.zfill(5)
     table["text_id"] = table["product_id"] + "~" + table.groupby("product_id").cumcount().astype("str")
     cut = products.drop(columns="description").merge(table[["product_id", "description"]], on="product_id", how="right")
     table["product_text"] = pd.Series(product_text(cut), table.index, dtype="str")
-    return table[["query_id", "query", "product_id", "text_id", "product_text"]]
+    table = table[table["product_text"] != ""]  # a product of which the note was all
+    return table[["query_id", "query", "product_id", "text_id", "product_text"]].reset_index(drop=True)
 
 
 def _notes(description: str) -> list[tuple[str, str]]:

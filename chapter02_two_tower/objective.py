@@ -42,7 +42,7 @@ def _in_batch(q: torch.Tensor, p: torch.Tensor, batch: Batch, temperature: torch
 
 def _contrastive(q: torch.Tensor, p: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Every positive pair, and every pair of a query with a negative drawn for it."""
-    row, place = (batch.own_negatives >= 0).nonzero(as_tuple=True)
+    row, place = _drawn(batch)
     left = torch.cat([q, q[row]])
     right = torch.cat([p[batch.positives], p[batch.own_negatives[row, place]]])
     labels = torch.cat([torch.ones(len(q)), torch.zeros(len(row))]).to(q.device)
@@ -52,9 +52,18 @@ def _contrastive(q: torch.Tensor, p: torch.Tensor, batch: Batch) -> torch.Tensor
 
 def _triplet(q: torch.Tensor, p: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Every query with its positive and each negative drawn for it."""
-    row, place = (batch.own_negatives >= 0).nonzero(as_tuple=True)
+    row, place = _drawn(batch)
     if not len(row):
         return 0.0 * (q.sum() + p.sum())
     negatives = p[batch.own_negatives[row, place]]
     weights = batch.weights[row].to(q.device)
     return triplet_loss(q[row], p[batch.positives[row]], negatives, weights=weights)
+
+
+def _drawn(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and place of every negative drawn for a pair, without those that are known or likely to be relevant."""
+    own = batch.own_negatives
+    if not own.shape[1]:
+        return torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
+    shut = batch.known.gather(1, own.clamp(min=0))
+    return ((own >= 0) & ~shut).nonzero(as_tuple=True)

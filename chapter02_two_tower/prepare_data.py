@@ -35,7 +35,7 @@ from chapter02_two_tower.training_data import (
     summary,
 )
 from common.artifacts import Artifacts
-from common.catalogue import RELEVANT_GRADE, Catalogue, load_catalogue, normalise_query
+from common.catalogue import RELEVANT_GRADE, Catalogue, load_catalogue
 from common.cli import run_step
 from common.errors import CourseError
 from common.progress import tell
@@ -104,7 +104,8 @@ def make_tables(catalogue: Catalogue, indices: Indices, config: PrepareConfig) -
     """Return the tables of `TrainingData` by name. Deterministic in the config's seed."""
     texts = searchable(catalogue.products)
     examples, made = _examples(catalogue, texts, indices.keyword, config)
-    notes = note_pairs(catalogue.products[: None if config.notes else 0], forbidden=catalogue.queries["query"])
+    held_out = pd.concat([catalogue.queries["query"], examples["val"]["query"]])
+    notes = note_pairs(catalogue.products[: None if config.notes else 0], forbidden=held_out)
     relevant = _relevant(catalogue, examples, made, notes)
     rng = np.random.default_rng([config.seed, 1])
     training = _pairs(examples["train"], "train", texts, relevant, config, rng)
@@ -172,7 +173,7 @@ def _trainable(judged: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
     """Training judgements without the queries whose words stand outside the training split too, and without those
     that have no exact or substitute product."""
     outside = catalogue.queries[catalogue.queries["split"] != "train"]["query"]
-    leaked = judged["query"].map(normalise_query).isin(set(outside.map(normalise_query)))
+    leaked = judged["query"].map(query_key).isin(set(outside.map(query_key)))
     answered = judged["query_id"].isin(judged[judged["grade"] >= RELEVANT_GRADE]["query_id"])
     for left_out, why in (
         (leaked, "their words stand outside the training split too"),
@@ -338,7 +339,6 @@ def _hard_negatives(
         top=config.hard_top,
         keep=config.hard_per_query,
         relative_margin=None if judged else MARGIN_OF_MADE_UP,
-        seed=config.seed,
     )
     return table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -12,6 +12,7 @@ from chapter02_two_tower.train_config import TrainConfig
 from chapter02_two_tower.training_data import TrainingData, by_query
 from chapter02_two_tower.validation import Validation
 from common.errors import CourseError
+from common.progress import tell
 
 RATE_OF_WEAK_POSITIVES = 0.1
 
@@ -41,14 +42,15 @@ def plan_stages(config: TrainConfig, data: TrainingData) -> list[Stage]:
 
     Raises `CourseError` if there is no such stage or nothing to train on.
     """
-    if not config.stages or set(config.stages) - {1, 2, 3}:
-        raise CourseError(f"stages are 1, 2 and 3, not {config.stages}")
+    _check(config)
     positives = data.training_pairs[data.training_pairs["label"] == 1]
     notes = data.notes[["query_id"]].assign(product_id=data.notes["text_id"], weight=1.0)
     firm = positives[positives["stage"] == 1]
     of_stage = {1: pd.concat([firm, notes]), 2: firm, 3: positives}
     plan = []
     for number in sorted(set(config.stages)):
+        if of_stage[number].empty:
+            raise CourseError("there is no positive pair to train on; prepare_data prints what a catalogue has")
         at = number - 1
         rate = config.learning_rate * (RATE_OF_WEAK_POSITIVES if number == 3 else 1)
         stage = Stage(
@@ -63,9 +65,11 @@ def plan_stages(config: TrainConfig, data: TrainingData) -> list[Stage]:
             seed=config.seed * 10 + number,
         )
         plan.append(stage)
-    if config.control and {1, 2} <= set(config.stages):
+    if config.control and {1, 2} <= set(config.stages) and plan[1].negatives:
         hard = plan[1]
-        plan.append(Stage(**(vars(hard) | {"name": "control", "kind": "random"})))
+        # As many steps in one epoch: what is compared in the end need not be validated in between.
+        once = {"pairs": hard.pairs * hard.epochs, "epochs": 1}
+        plan.append(replace(hard, name="control", kind="random", **once))
     return plan
 
 
@@ -80,7 +84,7 @@ def stage_negatives(
         return {}, None
     pairs = data.training_pairs
     if stage.kind == "random":
-        return by_query(pairs[pairs["neg_type"] == "random"]), None
+        return _pools(stage, pairs[pairs["neg_type"] == "random"], stage.positives), None
     wordings = training_queries(data)
     mined, report = hard_negatives_of(
         data,
@@ -91,7 +95,43 @@ def stage_negatives(
         validation.product_texts,
         relative_margin=config.relative_margin,
         margin_from=config.margin_from,
-        seed=stage.seed,
     )
     pools = pd.concat([mined, pairs[pairs["neg_type"] == "judged"]])
-    return by_query(pools.drop_duplicates(["query_id", "product_id"])), report
+    return _pools(stage, pools, stage.positives), report
+
+
+def _pools(stage: Stage, negatives: pd.DataFrame, positives: pd.DataFrame) -> dict[str, list[str]]:
+    """The products to draw from, by query; queries whose every candidate is relevant have none, and are told of."""
+    found = by_query(negatives.drop_duplicates(["query_id", "product_id"]))
+    judged = positives[~positives["query_id"].str.startswith("note-")]["query_id"].unique()
+    without = [query_id for query_id in judged if query_id not in found]
+    if len(without) == len(judged):
+        raise CourseError(
+            f"{stage.name}: every candidate of every query is relevant or too near to a positive, so there is nothing "
+            "to draw negatives from; lower --relative-margin, or add products."
+        )
+    if without:
+        tell(f"{stage.name}: {len(without):,} queries have no negatives of their own, the first is {without[0]}")
+    return found
+
+
+def _check(config: TrainConfig) -> None:
+    """Refuse what would fail, or train nothing, only after a while."""
+    if not config.stages or set(config.stages) - {1, 2, 3}:
+        raise CourseError(f"stages are 1, 2 and 3, not {config.stages}")
+    chosen = [number - 1 for number in config.stages]
+    rules = {
+        "epochs": all(config.epochs[at] >= 1 for at in chosen),
+        "pairs": all(config.pairs[at] >= 1 for at in chosen),
+        "negatives": all(count >= 0 for count in config.negatives),
+        "checkpoint_every": config.checkpoint_every >= 1,
+        "patience": config.patience >= 1,
+        "typo_share": 0 <= config.typo_share <= 1,
+    }
+    for name, holds in rules.items():
+        if not holds:
+            raise CourseError(
+                f"train: {name} is {getattr(config, name)}; it must not be smaller than 1 (shares: 0 to 1)"
+            )
+    if not config.in_batch and not all(config.negatives[at] for at in chosen):
+        raise CourseError("train: without the in-batch loss every stage needs --negatives of 1 or more to learn from")

@@ -17,7 +17,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from chapter02_two_tower.train_config import TrainConfig, architecture, resolved
 from chapter02_two_tower.training_data import TrainingData, known_relevant, load_training_data
 from chapter02_two_tower.typos import misspell
 from chapter02_two_tower.validation import Validation
-from common.artifacts import Artifacts, RunFolder, fingerprint, jsonable
+from common.artifacts import Artifacts, RunFolder, code_digest, fingerprint, jsonable
 from common.atomic import atomic_folder, read_json, write_json
 from common.catalogue import load_catalogue
 from common.checkpoints import read_state, restore_checkpoint, save_checkpoint
@@ -73,15 +73,19 @@ def main(config: TrainConfig) -> TrainResult:
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
     data = load_training_data(artifacts)
-    inputs = {"prepare_data": data.run}
+    indices = load_indices(artifacts, catalogue)
+    inputs = {"prepare_data": data.run, "baseline": indices.run}
     if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
-        work = artifacts.folder / CHAPTER / "unfinished" / fingerprint([jsonable(config), data.run.name])
-        guide = Guide.of(load_indices(artifacts, catalogue), data) if config.guide else None
+        # What another config, input or state of the code began is not gone on with.
+        key = [jsonable(config), *(run.name for run in inputs.values()), code_digest(CHAPTER)]
+        work = artifacts.folder / CHAPTER / "unfinished" / fingerprint(key)
+        guide = Guide.of(indices, data) if config.guide else None
         training = Training(config, work, Validation(catalogue, data), data, guide)
         training.run()
         if training.is_main:
             with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
-                shutil.copytree(work, folder, copy_function=link_or_copy, dirs_exist_ok=True)
+                shut = shutil.ignore_patterns("last", ".staging-*")
+                shutil.copytree(work, folder, copy_function=link_or_copy, ignore=shut, dirs_exist_ok=True)
             shutil.rmtree(work)
         training.wait()
     return load_training(artifacts)
@@ -120,10 +124,10 @@ class Training:
         self.accelerator = _accelerator()
         self.is_main = self.accelerator is None or self.accelerator.is_main_process
         self.placement = choose_placement("torch")
-        self.texts = dict(zip(data.training_pairs["query_id"], data.training_pairs["query"], strict=True))
-        self.texts |= validation.product_texts
-        self.texts |= dict(zip(data.notes["query_id"], data.notes["query"], strict=True))
-        self.texts |= dict(zip(data.notes["text_id"], data.notes["product_text"], strict=True))
+        # Two dictionaries: some sources number queries and products alike.
+        asked = pd.concat([data.training_pairs, data.notes])[["query_id", "query"]]
+        self.queries = dict(asked.itertuples(index=False))
+        self.products = validation.product_texts | dict(data.notes[["text_id", "product_text"]].itertuples(index=False))
         self.tokens: dict[tuple[type, str], list[int]] = {}
 
     def run(self) -> None:
@@ -142,6 +146,8 @@ class Training:
             done[stage.name] = read_json(file)
         best = _best({name: result for name, result in done.items() if name != CONTROL})
         if self.is_main:
+            if best[HEADLINE] <= read_json(self.work / UNTRAINED)[HEADLINE]:
+                tell("train: no epoch was better on the validation queries than the untrained encoder")
             write_json(self.work / "best.json", best)
             _link(self.work / best["stage"] / "best", self.work / "best")
         self.wait()
@@ -156,11 +162,15 @@ class Training:
         state = read_state(folder / "last") or {"step": 0, "epoch": 0, "best": None, "stale": 0, **before}
         if state["step"]:
             restore_checkpoint(folder / "last", model, optimizer)
-        tracker = open_tracker(self.config.track, project="product-search-course", config=asdict(self.config))
+        tracker = open_tracker(
+            self.config.track if self.is_main else None, project="product-search-course", config=asdict(self.config)
+        )
         log = TrainingLog(self._write_to("log.jsonl"), keep=state["lines"], tracker=tracker, watched=model)
         total = stage.epochs * batches.steps
         bar = progress(total=total, initial=state["step"], desc=stage.name, unit="batch")
         for epoch in range(state["epoch"], stage.epochs):
+            if state["stale"] >= self.config.patience:
+                break
             model.train()
             for step, batch in enumerate(batches.epoch(epoch), start=epoch * batches.steps):
                 if step < state["step"]:
@@ -183,8 +193,6 @@ class Training:
                     self._save(folder, model, optimizer, state, log)
             self._validate(stage, model, state, log, before)
             self._save(folder, model, optimizer, state, log)
-            if state["stale"] >= self.config.patience:
-                break
         bar.close()
         log.close()
         self._finish(stage, state, before)
@@ -226,7 +234,7 @@ class Training:
         """Compute the loss of a batch and its gradients."""
         parts = [
             (model.query, self._query_tokens(model.query, batch)),
-            (model.product, self._tokenised(model.product, batch.product_ids)),
+            (model.product, self._tokenised(model.product, batch.product_ids, self.products)),
         ]
 
         def loss_of(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -241,16 +249,16 @@ class Training:
         return float(loss.detach())
 
     def _query_tokens(self, tower: Tower, batch: Batch) -> list[list[int]]:
-        tokens = self._tokenised(tower, batch.query_ids)
+        tokens = self._tokenised(tower, batch.query_ids, self.queries)
         noisy = [row for row, seed in enumerate(batch.typos) if seed]
-        wrong = [misspell(self.texts[batch.query_ids[row]], batch.typos[row]) for row in noisy]
+        wrong = [misspell(self.queries[batch.query_ids[row]], batch.typos[row]) for row in noisy]
         for row, ids in zip(noisy, tower.tokenise(wrong), strict=True):
             tokens[row] = ids
         return tokens
 
-    def _tokenised(self, tower: Tower, ids: Sequence[str]) -> list[list[int]]:
+    def _tokenised(self, tower: Tower, ids: Sequence[str], texts: Mapping[str, str]) -> list[list[int]]:
         missing = [key for key in dict.fromkeys(ids) if (type(tower), key) not in self.tokens]
-        for key, tokens in zip(missing, tower.tokenise([self.texts[key] for key in missing]), strict=True):
+        for key, tokens in zip(missing, tower.tokenise([texts[key] for key in missing]), strict=True):
             self.tokens[type(tower), key] = tokens
         return [self.tokens[type(tower), key] for key in ids]
 
@@ -286,8 +294,8 @@ class Training:
             write_json(folder / "done.json", done)
             shutil.rmtree(folder / "last")
 
-    def _write_to(self, name: str) -> Path:
-        return self.work / name if self.is_main else Path(os.devnull)
+    def _write_to(self, name: str) -> Path | None:
+        return self.work / name if self.is_main else None
 
 
 def schedule(step: int, total: int, *, falls: bool = True, warm_up: float = 0.1) -> float:

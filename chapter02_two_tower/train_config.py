@@ -55,7 +55,8 @@ class TrainConfig:
     batch_size: int = 64
     """Positive pairs a step."""
     learning_rate: float = 5e-5
-    """Peak of AdamW's rate; warmed up over a tenth of a stage's steps, then falling to 0 in a line."""
+    """Peak of AdamW's rate; warmed up over a tenth of a stage's steps, then falling to 0 in a line, but in stage 1,
+    which stays level if another stage follows."""
     patience: int = 2
     """Epochs without a better validation nDCG@10 after which a stage ends."""
     relative_margin: float = 0.05
@@ -82,7 +83,7 @@ class TrainConfig:
 
 PROFILE_DEFAULTS: dict[str, dict[str, Any]] = {
     "smoke": {"pairs": (128, 128, 64), "epochs": (1, 1, 1)},
-    "pocket": {"pairs": (2560, 1920, 960), "epochs": (2, 2, 1)},
+    "pocket": {"pairs": (5120, 1600, 960), "epochs": (1, 2, 1)},
     "full": {"pairs": (400_000, 400_000, 100_000), "epochs": (3, 3, 1)},
 }
 

@@ -23,6 +23,7 @@ def misspell(text: str, seed: int) -> str:
     at = draw.choice(long)
     word, place = words[at], draw.randrange(1, len(words[at]) - 2)
     before, letter, following, rest = word[:place], word[place], word[place + 1], word[place + 2 :]
-    errors = (following, letter * 2 + following, draw.choice(_LETTERS) + following, following + letter)
-    words[at] = before + draw.choice(errors) + rest
+    other = draw.choice(_LETTERS.replace(letter.lower(), ""))
+    errors = [following, letter * 2 + following, other + following, following + letter]
+    words[at] = before + draw.choice([error for error in errors if error != letter + following]) + rest
     return " ".join(words)

@@ -10,7 +10,7 @@ from chapter02_two_tower.losses import in_batch_negatives_loss
 from chapter02_two_tower.mine_hard_negatives import searchable
 from chapter02_two_tower.model import TwoTowerModel
 from chapter02_two_tower.training_data import TrainingData
-from common.catalogue import Catalogue
+from common.catalogue import RELEVANT_GRADE, Catalogue
 from common.embedding_statistics import embedding_statistics
 from common.evaluation import evaluate
 from common.search import hits_from_scores
@@ -50,7 +50,7 @@ class Validation:
         scores = evaluate(hits, self.queries["query_id"].tolist(), self.grades, metrics=METRICS).mean()
         q, p = self._pair_vectors(queries, products)
         with torch.no_grad():
-            loss = _loss(q, p, float(model.temperature))
+            loss = self._loss(q, p, float(model.temperature))
         figures = {name: float(value) for name, value in scores.items()}
         return figures | {"validation_loss": loss, **embedding_statistics(q, p, products)}
 
@@ -60,12 +60,17 @@ class Validation:
         rows = [query_at[q] for q in self._pairs["query_id"]]
         return queries[rows], products[[product_at[p] for p in self._pairs["product_id"]]]
 
-
-def _loss(queries: np.ndarray, positives: np.ndarray, temperature: float) -> float:
-    """In-batch loss over fixed batches, so that epochs compare."""
-    losses, sizes = [], []
-    for start in range(0, len(queries), BATCH):
-        q, p = (torch.from_numpy(part[start : start + BATCH]) for part in (queries, positives))
-        losses.append(float(in_batch_negatives_loss(q, p, torch.arange(len(q)), temperature=temperature)))
-        sizes.append(len(q))
-    return float(np.average(losses, weights=sizes))
+    def _loss(self, queries: np.ndarray, positives: np.ndarray, temperature: float) -> float:
+        """In-batch loss over fixed batches, so that epochs compare; relevant products of others are masked."""
+        relevant = self.grades[self.grades["grade"] >= RELEVANT_GRADE]
+        pairs = set(zip(relevant["query_id"], relevant["product_id"], strict=True))
+        ids = list(zip(self._pairs["query_id"], self._pairs["product_id"], strict=True))
+        losses, sizes = [], []
+        for start in range(0, len(queries), BATCH):
+            part = slice(start, start + BATCH)
+            q, p = torch.from_numpy(queries[part]), torch.from_numpy(positives[part])
+            known = torch.tensor([[(query, product) in pairs for _, product in ids[part]] for query, _ in ids[part]])
+            own = torch.arange(len(q))
+            losses.append(float(in_batch_negatives_loss(q, p, own, known=known, temperature=temperature)))
+            sizes.append(len(q))
+        return float(np.average(losses, weights=sizes))

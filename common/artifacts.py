@@ -34,6 +34,7 @@ __all__ = [
     "RunFolder",
     "atomic_folder",
     "atomic_write",
+    "code_digest",
     "fingerprint",
     "jsonable",
     "read_json",
@@ -146,7 +147,7 @@ class Artifacts:
                 "config": jsonable(config),
                 "seed": seed if seed is not None else _own_seed(config),
                 "inputs": _names(inputs),
-                "code": _code_digest(chapter),
+                "code": code_digest(chapter),
                 "versions": _versions(),
                 "commit": _commit(),
                 "started": started.isoformat(timespec="seconds"),
@@ -180,7 +181,7 @@ class Artifacts:
         wanted = {
             "config": jsonable(config),
             "inputs": _names(inputs),
-            "code": _code_digest(chapter),
+            "code": code_digest(chapter),
             "versions": _versions(),
         }
         return found if all(found.manifest.get(key) == value for key, value in wanted.items()) else None
@@ -212,7 +213,7 @@ def _own_seed(config: Any) -> int | None:
 
 
 @cache
-def _code_digest(chapter: str) -> str:
+def code_digest(chapter: str) -> str:
     """Digest of the Python files of the chapter and of ``common`` as they stand on disk when first asked."""
     root = repository_root()
     files = [path for package in ("common", chapter) for path in sorted((root / package).rglob("*.py"))]

@@ -48,7 +48,10 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     """Return the state of the last checkpoint in `folder`, None if there is none."""
     if not (folder / POINTER).is_file():
         return None
-    return read_json(folder / read_json(folder / POINTER)["name"] / STATE)
+    try:
+        return read_json(folder / read_json(folder / POINTER)["name"] / STATE)
+    except CourseError as error:
+        raise CourseError(f"{error}\nRemove the folder {folder} to start this stage anew.") from None
 
 
 def restore_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -62,18 +65,22 @@ def restore_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.op
         tensors = load_file(path)
     except Exception as error:  # safetensors raises its own, and OS errors
         raise CourseError(
-            f"checkpoint {path.parent.name}: cannot be read ({error}); remove the folder {folder.name} to start anew"
+            f"checkpoint {path.parent.name}: cannot be read ({error}); "
+            f"remove the folder {folder} to start this stage anew"
         ) from None
     weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
     mine = model.state_dict()
     wrong = sorted(mine.keys() ^ weights.keys()) or [key for key in mine if mine[key].shape != weights[key].shape]
     if wrong:
         raise CourseError(f"checkpoint {path.parent.name}: is of another architecture (first difference: {wrong[0]})")
+    if optimizer is not None:
+        if "random.cpu" not in tensors:
+            raise CourseError(f"checkpoint {path.parent.name}: has no random state; it was not written by a training")
+        _restore_moments(optimizer, tensors)
     with torch.no_grad():
         for key, value in mine.items():
             value.copy_(weights[key])
     if optimizer is not None:
-        _restore_moments(optimizer, tensors)
         torch.set_rng_state(tensors["random.cpu"])
         if torch.cuda.is_available() and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"])

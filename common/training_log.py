@@ -29,39 +29,52 @@ class Tracker(Protocol):
 class TrainingLog:
     """Appends one JSON object a line; what a killed run wrote after its checkpoint is cut off when it goes on.
 
-    path: of the file. keep: lines of an earlier, interrupted run that still hold (0 starts anew). watched: the model
-    whose weights and gradients the tracker follows, if it can.
+    path: of the file; None counts lines and writes none (for a process that is not the main one). keep: lines of an
+    earlier, interrupted run that still hold (0 starts anew). watched: the model whose weights and gradients the tracker
+    follows, if it can.
     """
 
-    def __init__(self, path: Path, *, keep: int = 0, tracker: Tracker | None = None, watched: Any = None) -> None:
-        self.path, self.lines, self._tracker = Path(path), keep, tracker
-        kept = self.path.read_bytes().splitlines(keepends=True)[:keep] if keep else []
-        if len(kept) < keep:
-            raise CourseError(f"{self.path.name}: holds {len(kept)} lines, the checkpoint speaks of {keep}")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("wb")
-        self._file.write(b"".join(kept))
-        self._file.flush()
+    def __init__(
+        self, path: Path | None, *, keep: int = 0, tracker: Tracker | None = None, watched: Any = None
+    ) -> None:
+        self.lines, self._tracker, self._file = keep, tracker, None
+        if path is not None:
+            self._file = _open_after(Path(path), keep)
         if tracker is not None and watched is not None:
             tracker.watch(watched)
 
     def write(self, step: int, **values: Any) -> None:
         """Add a line: the step and its values, in this order."""
-        self._file.write((json.dumps({"step": step, **values}, ensure_ascii=False) + "\n").encode())
-        self._file.flush()
+        if self._file is not None:
+            self._file.write((json.dumps({"step": step, **values}, ensure_ascii=False) + "\n").encode())
+            self._file.flush()
         self.lines += 1
         if self._tracker is not None:
             self._tracker.log({name: value for name, value in values.items() if isinstance(value, int | float)}, step)
 
     def flush(self) -> None:
         """Push what was written to the disk: a checkpoint that counts these lines is about to be written."""
-        os.fsync(self._file.fileno())
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close file and tracker."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._tracker is not None:
             self._tracker.close()
+
+
+def _open_after(path: Path, keep: int) -> Any:
+    """The file, open for writing after its first `keep` lines, which a kill at any moment leaves in it."""
+    kept = path.read_bytes().splitlines(keepends=True)[:keep] if keep and path.is_file() else []
+    if len(kept) < keep:
+        raise CourseError(f"{path.name}: holds {len(kept)} lines, the checkpoint speaks of {keep}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("r+b" if path.is_file() else "wb")
+    file.truncate(sum(map(len, kept)))
+    file.seek(0, os.SEEK_END)
+    return file
 
 
 def read_log(path: Path) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -59,7 +60,7 @@ def test_every_stage_leaves_its_models_and_its_lines(whole):
     log = read_log(whole / "work" / "log.jsonl")
     batches, epochs = log[log["loss"].notna()], log[log["nDCG@10"].notna()]
     assert batches.groupby("stage").size().to_dict() == {"control": 6, "stage1": 6, "stage2": 6, "stage3": 3}
-    assert epochs.groupby("stage").size().to_dict() == {"control": 2, "stage1": 2, "stage2": 2, "stage3": 1}
+    assert epochs.groupby("stage").size().to_dict() == {"control": 1, "stage1": 2, "stage2": 2, "stage3": 1}
     assert batches["step"].tolist() == list(range(1, 22))
     figures = {"loss", "rate", "gradient_norm", "validation_loss", "mean_cosine", "uniformity", "alignment", "MRR"}
     assert figures <= set(log)
@@ -134,7 +135,8 @@ def test_control_and_stage_2_differ_in_the_negatives_alone(tmp_path):
     one, two, three, control = plan_stages(training.config, training.data)
     assert (two.kind, control.kind) == ("hard", "random")
     different = {name for name in vars(two) if vars(two)[name] is not vars(control)[name]}
-    assert different == {"name", "kind"}
+    assert different == {"name", "kind", "pairs", "epochs"}
+    assert control.pairs * control.epochs == two.pairs * two.epochs
     assert one.rate == two.rate == 10 * three.rate
     assert [stage.falls for stage in (one, two, three, control)] == [False, True, True, True]
     assert one.positives["weight"].min() == 1.0 and three.positives["weight"].min() == 0.6
@@ -204,3 +206,20 @@ def test_nothing_to_train_on_is_an_error_with_a_reason(tmp_path):
         training.run()
     with pytest.raises(CourseError, match="stages are 1, 2 and 3"):
         toy_training(tmp_path, stages=(4,)).run()
+
+
+def test_a_shop_in_which_everything_is_relevant_has_nothing_to_learn_from(tmp_path):
+    training = toy_training(tmp_path, negatives=(0, 1, 0), stages=(2,), control=False)
+    data, products = training.data, training.validation.product_ids
+    pairs = data.training_pairs[data.training_pairs["label"] == 1]
+    everything = pd.MultiIndex.from_product([pairs["query_id"].unique(), products], names=["query_id", "product_id"])
+    changed = {"training_pairs": pairs, "relevant": everything.to_frame(index=False)}
+    training.data = data.__class__(**(vars(data) | changed))
+    with pytest.raises(CourseError, match="every candidate of every query is relevant"):
+        training.run()
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": (0, 1, 1)}, {"checkpoint_every": 0}, {"patience": 0}, {"in_batch": 0.0}])
+def test_settings_that_train_nothing_are_refused_before_training(tmp_path, wrong):
+    with pytest.raises(CourseError, match="train: "):
+        toy_training(tmp_path, **({"negatives": (0, 1, 0)} | wrong)).run()

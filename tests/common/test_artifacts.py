@@ -148,21 +148,21 @@ def test_reuse_only_what_would_come_out_the_same(shop, monkeypatch):
     make_run(shop, "prepare_data")
     newer = shop.current(CHAPTER, "prepare_data")
     assert shop.reuse(CHAPTER, "reindex", config=Config(), inputs={"data": newer}) is None
-    monkeypatch.setattr(module, "_code_digest", lambda chapter: "edited since")
+    monkeypatch.setattr(module, "code_digest", lambda chapter: "edited since")
     assert shop.reuse(CHAPTER, "reindex", config=Config(), inputs={"data": data}) is None
 
 
-def test_code_digest_sees_an_edit(tmp_path, monkeypatch):
+def testcode_digest_sees_an_edit(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "repository_root", lambda: tmp_path)
     (tmp_path / "common").mkdir()
     (tmp_path / "chapter09").mkdir()
     (tmp_path / "chapter09" / "model.py").write_text("a = 1")
-    module._code_digest.cache_clear()
-    before = module._code_digest("chapter09")
+    module.code_digest.cache_clear()
+    before = module.code_digest("chapter09")
     (tmp_path / "chapter09" / "model.py").write_text("a = 2")
-    module._code_digest.cache_clear()
-    assert module._code_digest("chapter09") != before
-    module._code_digest.cache_clear()
+    module.code_digest.cache_clear()
+    assert module.code_digest("chapter09") != before
+    module.code_digest.cache_clear()
 
 
 def test_names_cannot_leave_the_root(shop):
