@@ -97,7 +97,7 @@ def some_batch(rows, products, dimension=5, seed=0):
     known = torch.rand(rows, products, generator=generator) < 0.2
     positives = torch.randint(products, (rows,), generator=generator)
     weights = torch.tensor([1.0, 0.9] * rows)[:rows]
-    batch = Batch([""] * rows, [""] * products, positives, torch.full((rows, 0), -1), known, weights)
+    batch = Batch([""] * rows, [""] * products, positives, torch.full((rows, 0), -1), known, weights, [0] * rows)
     return *(v.requires_grad_() for v in vectors), batch
 
 
@@ -125,7 +125,8 @@ def test_the_loss_of_a_batch_is_that_of_its_broken_triples(margin):
 
 def test_a_batch_without_a_broken_triple_has_loss_and_gradient_zero():
     vectors = torch.eye(3).requires_grad_()
-    batch = Batch([""] * 3, [""] * 3, torch.arange(3), torch.full((3, 0), -1), torch.eye(3).bool(), torch.ones(3))
+    own, known = torch.full((3, 0), -1), torch.eye(3).bool()
+    batch = Batch([""] * 3, [""] * 3, torch.arange(3), own, known, torch.ones(3), [0] * 3)
     loss = batch_triplet_loss(vectors, vectors, batch, 0.5)
     loss.backward()
     assert loss == 0 and (vectors.grad == 0).all()
