@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from chapter02_two_tower.model import Architecture, TwoTowerModel
 from common.settings import repository_root
+from common.training_log import read_log
 
 # The batch, its loss and two optimizer steps: run alone, and by each process of a launch.
 SCRIPT = """
@@ -109,6 +110,21 @@ def test_two_processes_have_the_gradient_of_one(tiny_encoder, tmp_path):
     run([*LAUNCH, "--main_process_port", str(free_port()), str(script), str(tmp_path), "cached"], tmp_path)
     for name in ("shared", "apart"):
         assert_alike(*(load_file(tmp_path / f"{name}-{rank}.safetensors") for rank in ("alone", 0, 1)))
+
+
+@pytest.mark.slow
+def test_a_whole_training_of_two_processes_is_that_of_one(tiny_encoder, tmp_path):
+    """Through every stage, checkpoint and log: both write what one process writes, up to the rounding of bfloat16."""
+    toy, logs = str(Path(__file__).with_name("toy.py")), []
+    for name, launch in (("one", []), ("two", [*LAUNCH, "--main_process_port", str(free_port())])):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "encoder").symlink_to(tiny_encoder)
+        run([*launch, toy, str(folder), '{"cached": true}'], folder)
+        logs.append(read_log(folder / "work" / "log.jsonl"))
+    one, two = logs
+    assert one[["step", "stage", "epoch"]].equals(two[["step", "stage", "epoch"]])
+    assert (one["loss"] - two["loss"]).abs().max() < 1e-3 < one["loss"].max()
 
 
 def assert_alike(alone, first, second):
