@@ -7,18 +7,16 @@ libraries, model, optimizer, activations.
 from __future__ import annotations
 
 import multiprocessing
-import resource
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from chapter02_two_tower.benchmarks.pairs import Pairs, judged_pairs
 from common.catalogue import Catalogue, load_catalogue
 from common.devices import native_bfloat16
 from common.encoders import MINILM
+from common.memory import peak_memory
 from common.progress import tell
 
 CACHED = 2048
@@ -101,17 +99,3 @@ def take_step(batch: Pairs, encoder: str, cached: bool) -> dict[str, float]:
     optimizer.step()
     seconds = time.perf_counter() - started
     return {"before": float(before), "peak": float(peak_memory()), "seconds": seconds, "loss": float(loss.detach())}
-
-
-def peak_memory() -> int:
-    """The most memory that this process had resident, in bytes.
-
-    From Linux's own account where there is one: what `getrusage` says there may be the peak of the process that
-    started this one.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

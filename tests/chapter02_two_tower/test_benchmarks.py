@@ -14,6 +14,7 @@ from chapter02_two_tower.benchmarks import cached_loss, mining, training
 from chapter02_two_tower.benchmarks.pairs import Pairs, judged_pairs
 from common.devices import Placement
 from common.errors import CourseError
+from common.memory import peak_memory
 from course.bench import FIELDS
 
 CPU = Placement("cpu", "torch", "float32", "the test")
@@ -134,17 +135,12 @@ def test_the_cached_step_is_the_plain_one(toy_shop, tiny_encoder):
     assert 0 < cached["before"] <= cached["peak"] <= plain["peak"], "one process, whose peak only grows"
 
 
-def test_peak_memory_is_in_bytes():
-    held = np.ones(50_000_000)
-    assert held.nbytes < cached_loss.peak_memory() < 64e9
-
-
 @pytest.mark.slow
 def test_a_step_in_a_process_of_its_own_says_its_own_memory(toy_shop, tiny_encoder):
     """The child must not report what its parent once held."""
     batch = judged_pairs(toy_shop, 12, batch_size=12)
     held = np.ones(200_000_000)  # 1.6 GB more than anything here needs
-    parent = cached_loss.peak_memory()
+    parent = peak_memory()
     assert parent > held.nbytes
     child = cached_loss.step_in_a_process(batch, str(tiny_encoder), True)
     del held
