@@ -1,9 +1,9 @@
-"""Nearest-neighbour search over embeddings: exact (flat) or approximate (HNSW graph), both in FAISS.
+"""Nearest-neighbour search over embeddings, in FAISS: exact (flat), approximate (HNSW graph), or small (IVF-PQ codes).
 
 The hits are those of a brute-force search in numpy, also when scores tie: candidates come from FAISS, their scores
 are computed again one way for all, and equal scores are put in the order of the product ids. Source of HNSW: Malkov
 and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World
-graphs" (2018).
+graphs" (2018). IVF-PQ, which keeps codes in place of the vectors, is explained in `common.quantised_index`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,17 @@ import numpy as np
 from common.artifacts import atomic_write, read_json, write_json
 from common.encoders import Embeddings, TextEncoder
 from common.errors import CourseError, MissingArtifact
+from common.quantised_index import IVF_PQ_PARAMETERS, decode, ivf_pq_bytes, ivf_pq_index, ivf_pq_parameters
 from common.search import Hits, check_request, empty_hits
 
 HNSW_DEFAULTS = {"M": 32, "ef_construction": 200, "ef_search": 100}
-KINDS: dict[str, dict[str, int]] = {"flat": {}, "hnsw": HNSW_DEFAULTS}
+# Each kind's parameters and the least that each may be.
+KINDS: dict[str, dict[str, int]] = {
+    "flat": {},
+    "hnsw": {"M": 2, "ef_construction": 1, "ef_search": 1},
+    "ivf_pq": IVF_PQ_PARAMETERS,
+}
+EFFORTS = ("ef_search", "nprobe")  # parameters of a search, not of the index: attributes, and settable
 FORMAT = 1
 SPARE = 32  # candidates beyond k, so that a rounding difference at the cut decides nothing
 ROUNDING = 1e-5  # FAISS's blocked sums and ours differ by less, for vectors of length 1
@@ -40,7 +47,7 @@ class DenseIndex:
 
     ids: product ids, ascending [N]. encoder_id: whose embeddings it holds, the only ones it can be asked with.
     ef_search: how many candidates an HNSW search keeps; more finds more and takes longer. Settable; never less than k
-    is used.
+    is used. nprobe: how many cells an IVF-PQ search looks into, at least 1; the same trade. Settable.
     """
 
     def __init__(
@@ -48,27 +55,28 @@ class DenseIndex:
     ) -> None:
         self._faiss, self.ids, self.encoder_id = faiss_index, ids, encoder_id
         self.kind, self.parameters = kind, parameters
-        self.ef_search = parameters.get("ef_search", 0)
+        self.ef_search, self.nprobe = (parameters.get(name, 0) for name in EFFORTS)
         self._position = {product_id: at for at, product_id in enumerate(ids)}
 
     @classmethod
     def build(cls, embeddings: Embeddings, ids: Sequence[str], kind: str = "flat", **parameters: int) -> DenseIndex:
         """Index embeddings [N, D] under N distinct product ids.
 
-        kind: "flat" compares with every product; "hnsw" walks a graph. parameters of "hnsw": M (edges a node, 32),
-        ef_construction (200), ef_search (100). Up to 100,000 products one thread builds the graph, so that equal input
-        gives an equal graph. Raises CourseError for unknown kinds or parameters, ids that are repeated or not str, or
-        vectors that are not finite.
+        kind: "flat" compares with every product; "hnsw" walks a graph; "ivf_pq" keeps codes, not vectors: the one to
+        take when memory is short. parameters of "hnsw": M (edges a node, 32), ef_construction (200), ef_search (100);
+        of "ivf_pq": nlist (cells), m (pieces of a vector), nbits (bits a piece), nprobe (cells that a search looks
+        into), seed, by default as in `common.quantised_index.ivf_pq_parameters`. Up to 100,000 products one thread
+        builds, so that equal input gives an equal index. Raises CourseError for unknown kinds or parameters, ids that
+        are repeated or not str, vectors that are not finite, or too few of them for "ivf_pq".
         """
         if kind not in KINDS:
             raise CourseError(f"index kind {kind!r} is unknown; choose one of {', '.join(KINDS)}.")
-        parameters = _checked_parameters(kind, parameters)
         vectors, ids = _checked_products(embeddings, ids)
+        parameters = _checked_parameters(kind, parameters, vectors.shape)
         order = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
         ids = np.array([ids[at] for at in order], dtype=object)
-        faiss_index = _empty_index(kind, vectors.shape[1], parameters)
-        with _threads(1 if kind == "hnsw" and len(ids) <= REPEATABLE_UP_TO else None):
-            faiss_index.add(np.ascontiguousarray(vectors[order]))
+        with _threads(1 if kind != "flat" and len(ids) <= REPEATABLE_UP_TO else None):
+            faiss_index = _filled_index(kind, np.ascontiguousarray(vectors[order]), parameters)
         return cls(faiss_index, ids, embeddings.encoder_id, kind, parameters)
 
     def __len__(self) -> int:
@@ -80,7 +88,9 @@ class DenseIndex:
 
     @property
     def memory_mb(self) -> float:
-        """What vectors and graph take in memory, in 10^6 bytes."""
+        """What vectors and graph, or codes and codebooks, take in memory, in 10^6 bytes."""
+        if self.kind == "ivf_pq":
+            return ivf_pq_bytes(self._faiss) / 1e6
         size = self._faiss.ntotal * self._faiss.d * 4
         if self.kind == "hnsw":
             graph = self._faiss.hnsw
@@ -89,9 +99,15 @@ class DenseIndex:
 
     @property
     def vectors(self) -> np.ndarray:
-        """The vectors [N, D] in the order of `ids`: a view into the index, not to be written to."""
+        """The vectors [N, D] in the order of `ids`: a view into the index, not to be written to. Raises CourseError
+        for "ivf_pq", which does not keep them."""
         import faiss
 
+        if self.kind == "ivf_pq":
+            raise CourseError(
+                "an index of kind 'ivf_pq' keeps codes, not the vectors; take those from the embeddings it was built "
+                "from, or build an index of kind 'flat'."
+            )
         if not len(self):
             return np.zeros((0, self.dimension), dtype=np.float32)
         stored = self._exact
@@ -110,8 +126,9 @@ class DenseIndex:
         """The k products nearest to each of Q embeddings, by inner product; arguments and order as in
         `common.search.Searcher`.
 
-        Raises CourseError if the embeddings are of another encoder. Ids in `allowed` and `exclude` that are not
-        indexed are ignored.
+        The scores of "ivf_pq" are estimates, the inner products with the decoded vectors, and a row is padded where
+        the cells it looks into hold fewer than k. Raises CourseError if the embeddings are of another encoder. Ids in
+        `allowed` and `exclude` that are not indexed are ignored.
         """
         request = check_request(embeddings.vectors, k, allowed, exclude, texts=False)
         self._check_encoder(embeddings)
@@ -130,7 +147,7 @@ class DenseIndex:
         `search_vectors`."""
         import faiss
 
-        if self.kind == "flat" or (permitted is not None and len(permitted) < FEW_ALLOWED * len(self)):
+        if self.kind != "hnsw" or self._few(permitted):
             return self._scan(queries, fetch, permitted)[1]
         parameters = faiss.SearchParametersHNSW(efSearch=max(self.ef_search, fetch), sel=self._selector(permitted))
         return self._faiss.search(queries, fetch, params=parameters)[1]
@@ -151,7 +168,7 @@ class DenseIndex:
             "format": FORMAT,
             "name": name,
             "kind": self.kind,
-            "parameters": self.parameters | ({"ef_search": self.ef_search} if self.kind == "hnsw" else {}),
+            "parameters": self.parameters | {name: getattr(self, name) for name in EFFORTS if name in self.parameters},
             "encoder_id": self.encoder_id,
             "count": len(self),
             "dimension": self.dimension,
@@ -204,6 +221,9 @@ class DenseIndex:
     def _positions(self, ids: Collection[str]) -> np.ndarray:
         return np.array(sorted(self._position[i] for i in ids if i in self._position), dtype=np.int64)
 
+    def _few(self, permitted: np.ndarray | None) -> bool:
+        return permitted is not None and len(permitted) < FEW_ALLOWED * len(self)
+
     def _selector(self, permitted: np.ndarray | None) -> Any:
         import faiss
 
@@ -214,34 +234,42 @@ class DenseIndex:
         return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
     def _scan(self, queries: np.ndarray, fetch: int, permitted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and positions of the best, best first: among all, or among what is in the cells that IVF-PQ looks
+        into (every cell if few are permitted, for they may lie anywhere)."""
         import faiss
 
-        parameters = None if permitted is None else faiss.SearchParameters(sel=self._selector(permitted))
+        selector = self._selector(permitted)
+        if self.kind == "ivf_pq":
+            nprobe = self._faiss.nlist if self._few(permitted) else self.nprobe
+            parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
+            return self._faiss.search(queries, fetch, params=parameters)
+        parameters = None if permitted is None else faiss.SearchParameters(sel=selector)
         return self._exact.search(queries, fetch, params=parameters)
 
     def _search_block(self, queries, rows, k, permitted, forbidden, hits) -> None:
         """Fill `rows` of hits. Rows that may lack a hit (a tie across the cut, a graph walk that fell short) are
         scanned again, wider."""
         total = len(self) if permitted is None else len(permitted)
-        exact = self.kind == "flat"
+        ranked = self.kind != "hnsw"  # a scan has the best, best first; a walk may have missed some
         fetch = k + SPARE + max((len(forbidden[row]) for row in rows), default=0) if forbidden else k + SPARE
-        if not exact:
+        if not ranked:
             fetch = max(fetch - SPARE, min(self.ef_search, total))  # the walk keeps that many anyway
         while len(rows):
             fetch = min(fetch, total)
             block = np.ascontiguousarray(queries[rows], dtype=np.float32)
-            found = self._scan(block, fetch, permitted)[1] if exact else self.nearest(block, fetch, permitted)
+            found = self._scan(block, fetch, permitted)[1] if ranked else self.nearest(block, fetch, permitted)
             scores = self._scores(block, found)
             unsure = []
             for at, row in enumerate(rows):
                 count = self._fill(hits, row, found[at], scores[at], None if forbidden is None else forbidden[row])
-                if fetch < total or not exact:
-                    enough = count >= k
-                    if not enough or (exact and scores[at].min() >= hits.scores[row, k - 1] - ROUNDING):
-                        unsure.append(row)
-            if fetch == total and exact:
-                return
-            rows, exact, fetch = np.array(unsure, dtype=np.int64), True, fetch * 4 if exact else fetch + SPARE
+                if ranked:
+                    more = fetch < total and found[at, -1] >= 0
+                    again = more and scores[at].min() >= hits.scores[row, k - 1] - ROUNDING
+                else:
+                    again = count < k
+                if again:
+                    unsure.append(row)
+            rows, ranked, fetch = np.array(unsure, dtype=np.int64), True, fetch * 4 if ranked else fetch + SPARE
 
     def _scores(self, queries: np.ndarray, found: np.ndarray) -> np.ndarray:
         """Inner products [Q, F] of queries and found products, each summed in the same order: equal vectors get equal
@@ -250,9 +278,12 @@ class DenseIndex:
         step = max(1, SCORED_AT_ONCE // max(1, found.shape[1]))
         for at in range(0, len(queries), step):
             part = slice(at, at + step)
-            scores[part] = np.einsum("qd,qfd->qf", queries[part], self.vectors[found[part]])
+            scores[part] = np.einsum("qd,qfd->qf", queries[part], self._stored(found[part]))
         scores[found < 0] = -np.inf
         return scores
+
+    def _stored(self, found: np.ndarray) -> np.ndarray:
+        return decode(self._faiss, found) if self.kind == "ivf_pq" else self.vectors[found]
 
     def _fill(self, hits: Hits, row: int, found: np.ndarray, scores: np.ndarray, forbidden: np.ndarray | None) -> int:
         keep = found >= 0
@@ -297,14 +328,16 @@ class DenseSearcher:
         return hits
 
 
-def _checked_parameters(kind: str, parameters: dict[str, int]) -> dict[str, int]:
+def _checked_parameters(kind: str, parameters: dict[str, int], shape: tuple[int, int]) -> dict[str, int]:
     known = KINDS[kind]
     for name, value in parameters.items():
         if name not in known:
             raise CourseError(f"index kind {kind!r} has no parameter {name!r}; it has {', '.join(known) or 'none'}.")
-        if isinstance(value, bool) or not isinstance(value, int) or value < (2 if name == "M" else 1):
-            raise CourseError(f"index parameter {name} must be a whole number of at least {2 if name == 'M' else 1}.")
-    return {**known, **parameters}
+        if isinstance(value, bool) or not isinstance(value, int) or value < known[name]:
+            raise CourseError(f"index parameter {name} must be a whole number of at least {known[name]}.")
+    if kind == "ivf_pq":
+        return ivf_pq_parameters(*shape, parameters)
+    return {**HNSW_DEFAULTS, **parameters} if kind == "hnsw" else {}
 
 
 def _checked_products(embeddings: Embeddings, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -320,13 +353,17 @@ def _checked_products(embeddings: Embeddings, ids: Sequence[str]) -> tuple[np.nd
     return vectors, ids
 
 
-def _empty_index(kind: str, dimension: int, parameters: dict[str, int]) -> Any:
+def _filled_index(kind: str, vectors: np.ndarray, parameters: dict[str, int]) -> Any:
     import faiss
 
+    if kind == "ivf_pq":
+        return ivf_pq_index(vectors, parameters)
     if kind == "flat":
-        return faiss.IndexFlatIP(dimension)
-    index = faiss.IndexHNSWFlat(dimension, parameters["M"], faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = parameters["ef_construction"]
+        index = faiss.IndexFlatIP(vectors.shape[1])
+    else:
+        index = faiss.IndexHNSWFlat(vectors.shape[1], parameters["M"], faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = parameters["ef_construction"]
+    index.add(vectors)
     return index
 
 

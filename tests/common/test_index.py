@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +14,7 @@ from common.benchmarks.index_frontier import measure_frontier
 from common.encoders import Embeddings
 from common.errors import CourseError, MissingArtifact
 from common.index import FEW_ALLOWED, DenseIndex, DenseSearcher
+from common.quantised_index import decode, ivf_pq_parameters
 from common.search import Searcher, empty_hits
 
 DIMENSION = 16
@@ -107,7 +109,7 @@ def test_the_result_does_not_depend_on_the_order_of_the_products():
     products, ids, queries = clustered(500), names(500), unit(20, 1)
     order = np.random.default_rng(5).permutation(500)
     shuffled = Embeddings(products.vectors[order], "encoder")
-    for kind in ("flat", "hnsw"):
+    for kind in ("flat", "hnsw", "ivf_pq"):
         one = DenseIndex.build(products, ids, kind).search_vectors(queries, 10)
         other = DenseIndex.build(shuffled, [ids[at] for at in order], kind).search_vectors(queries, 10)
         assert one.ids.tolist() == other.ids.tolist()
@@ -191,6 +193,163 @@ def test_frontier_rises_to_the_exact_result(pair):
         measure_frontier(hnsw, hnsw, queries)
 
 
+@pytest.fixture(scope="module")
+def quantised():
+    """An IVF-PQ index of 2,000 products, many of them alike, that looks into every cell; and its decoded vectors."""
+    pool, random = clustered(600).vectors, np.random.default_rng(4)
+    products, ids = Embeddings(pool[random.integers(0, 600, 2000)], "encoder"), names(2000)
+    index = DenseIndex.build(products, ids, "ivf_pq")
+    index.nprobe = index.parameters["nlist"]
+    return index, Embeddings(index._faiss.reconstruct_n(0, 2000), "encoder"), clustered(3, seed=9)
+
+
+def cell_of(index, query):
+    """The ids in the cell whose centre is nearest to a query [D]."""
+    inside = index._faiss
+    nearest = int((inside.quantizer.reconstruct_n(0, inside.nlist) @ query).argmax())
+    positions = faiss.rev_swig_ptr(inside.invlists.get_ids(nearest), inside.invlists.list_size(nearest))
+    return set(index.ids[positions])
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    k=st.integers(1, 60),
+    seed=st.integers(0, 1000),
+    share=st.one_of(st.none(), st.floats(0, 1)),
+    excluded=st.one_of(st.none(), st.integers(0, 30)),
+)
+def test_ivf_pq_equals_brute_force_over_the_decoded_vectors(quantised, k, seed, share, excluded):
+    index, decoded, queries = quantised
+    random, ids = np.random.default_rng(seed), index.ids.tolist()
+    allowed = None if share is None else {i for i in ids if random.random() < share} | {"unknown"}
+    best = index.search_vectors(queries, 60).ids.tolist()
+    exclude = None if excluded is None else [best[0][:excluded], ["unknown"], best[2][excluded:]]
+    found = index.search_vectors(queries, k, allowed=allowed, exclude=exclude)
+    assert_same(found, brute_force(decoded, ids, queries, k, allowed, exclude))
+
+
+@pytest.mark.parametrize("share", [None, 0.01, FEW_ALLOWED / 2, 0.5])
+def test_ivf_pq_looks_into_one_cell_and_pads_the_row_unless_few_are_allowed(quantised, monkeypatch, share):
+    index, decoded, queries = quantised
+    monkeypatch.setattr(index, "nprobe", 1)
+    random, ids = np.random.default_rng(6), index.ids.tolist()
+    allowed = set(ids) if share is None else {i for i in ids if random.random() < share}
+    found = index.search_vectors(queries, 2100, allowed=None if share is None else allowed)
+    for row, query in enumerate(queries.vectors):
+        reached = allowed & cell_of(index, query) if len(allowed) >= FEW_ALLOWED * len(ids) else allowed
+        expected = brute_force(decoded, ids, Embeddings(query[None], "encoder"), 2100, reached)
+        assert found.ids[row].tolist() == expected.ids[0].tolist()
+        np.testing.assert_allclose(found.scores[row], expected.scores[0], atol=1e-6)
+        assert 0 < len(found.row(row)) == len(reached) < len(ids)
+
+
+def test_a_decoded_vector_is_its_centre_and_a_code_word_for_each_piece():
+    index = DenseIndex.build(unit(600), names(600), "ivf_pq", m=4, nbits=8, nlist=5)._faiss
+    words = faiss.vector_to_array(index.pq.centroids).reshape(4, 256, DIMENSION // 4)
+    centres = index.quantizer.reconstruct_n(0, 5)
+    for cell in range(5):
+        size = index.invlists.list_size(cell)
+        codes = faiss.rev_swig_ptr(index.invlists.get_codes(cell), size * 4).reshape(size, 4)
+        positions = faiss.rev_swig_ptr(index.invlists.get_ids(cell), size)
+        by_hand = centres[cell] + words[np.arange(4), codes].reshape(size, DIMENSION)
+        np.testing.assert_allclose(decode(index, positions.reshape(1, size))[0], by_hand, atol=1e-6)
+
+
+def test_ivf_pq_finds_more_in_more_cells_and_with_finer_codes(pair):
+    products, ids, flat, _, queries = pair
+    exact = flat.search_vectors(queries, 10)
+    index, fine = (DenseIndex.build(products, ids, "ivf_pq", m=m, nbits=6) for m in (4, 16))
+    recalls = []
+    for nprobe in (1, 4, index.parameters["nlist"]):
+        index.nprobe = nprobe
+        recalls.append(recall(index.search_vectors(queries, 10), exact))
+    assert 0.3 < recalls[0] < recalls[1] <= recalls[2]
+    assert recalls[2] > 0.6
+    assert recall(fine.search_vectors(queries, 10), exact) > 0.9
+
+
+def test_ivf_pq_takes_a_fraction_of_the_memory_and_says_so_truly(tmp_path):
+    products, ids = unit(2000, dimension=64), names(2000)
+    flat, small = (DenseIndex.build(products, ids, kind) for kind in ("flat", "ivf_pq"))
+    assert small.memory_mb < flat.memory_mb / 5
+    parameters = small.parameters
+    code = parameters["m"] * parameters["nbits"] / 8
+    centres_and_words = (parameters["nlist"] + 2 ** parameters["nbits"]) * 64 * 4
+    assert small.memory_mb == pytest.approx((2000 * (code + 16) + centres_and_words) / 1e6)
+    small.save(tmp_path)
+    assert next(tmp_path.glob("*.faiss")).stat().st_size == pytest.approx(small.memory_mb * 1e6, rel=0.02)
+    with pytest.raises(CourseError, match="keeps codes, not the vectors"):
+        _ = small.vectors
+
+
+def test_ivf_pq_is_built_alike_from_equal_input_and_seed(tmp_path):
+    products, ids = clustered(500), names(500)
+    digests = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        DenseIndex.build(products, ids, "ivf_pq", seed=seed).save(tmp_path / name)
+        digests.append(json.loads((tmp_path / name / "index.json").read_text())["index_sha256"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(256, {}), (4100, {}), (300, {"nbits": 8, "nlist": 200})])
+def test_faiss_has_nothing_to_warn_of_while_it_trains(capfd, count, chosen):
+    DenseIndex.build(unit(count, dimension=4), names(count), "ivf_pq", **chosen)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("count", "dimension", "chosen", "nlist", "m", "nbits", "nprobe"),
+    [
+        (4400, 192, {}, 112, 48, 8, 22),
+        (100_000, 192, {}, 1264, 48, 8, 72),
+        (4095, 384, {}, 105, 96, 7, 21),
+        (256, 7, {}, 6, 1, 4, 5),
+        (256, 3, {"nlist": 2}, 2, 1, 4, 2),
+        (4400, 192, {"nlist": 16, "m": 24, "nbits": 4}, 16, 24, 4, 8),
+    ],
+)
+def test_what_is_not_chosen_is_derived(count, dimension, chosen, nlist, m, nbits, nprobe):
+    expected = {"nlist": nlist, "m": m, "nbits": nbits, "nprobe": nprobe, "seed": 1234}
+    assert ivf_pq_parameters(count, dimension, chosen) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen", "message"),
+    [
+        (255, {}, "at least 256 vectors, not 255; use kind 'flat'.* 0.02 MB"),
+        (300, {"m": 5}, "m must divide the dimension 16; choose one of 1, 2, 4, 8, 16"),
+        (300, {"nbits": 9}, "nbits must be at most 8, not 9"),
+        (300, {"nlist": 301}, "nlist must be at most the number of vectors, 300"),
+        (300, {"nprobe": 0}, "nprobe must be a whole number of at least 1"),
+        (300, {"seed": -1}, "seed must be a whole number of at least 0"),
+        (300, {"ef_search": 5}, "'ivf_pq' has no parameter 'ef_search'; it has nlist, m, nbits, nprobe, seed"),
+    ],
+)
+def test_ivf_pq_refuses_what_does_not_fit(count, chosen, message):
+    with pytest.raises(CourseError, match=message):
+        DenseIndex.build(unit(count), names(count), "ivf_pq", **chosen)
+
+
+def test_a_saved_ivf_pq_index_is_the_same_and_keeps_its_guard(tmp_path, quantised):
+    index, _, queries = quantised
+    index.save(tmp_path)
+    loaded = DenseIndex.load(tmp_path)
+    before, after = index.search_vectors(queries, 50), loaded.search_vectors(queries, 50)
+    assert before.ids.tolist() == after.ids.tolist()
+    assert (before.scores == after.scores).all()
+    assert (loaded.kind, loaded.parameters, loaded.memory_mb) == (
+        "ivf_pq",
+        index.parameters | {"nprobe": 51},
+        index.memory_mb,
+    )
+    with pytest.raises(CourseError, match="cannot be searched with embeddings of 'other'"):
+        loaded.search_vectors(unit(1, encoder_id="other"), 1)
+    file = next(tmp_path.glob("*.faiss"))
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(CourseError, match="missing or changed"):
+        DenseIndex.load(tmp_path)
+
+
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     n=st.integers(0, 60),
@@ -210,12 +369,13 @@ def test_what_is_saved_is_what_is_loaded(tmp_path, n, seed, kind, prefix):
     assert len(list((tmp_path / "index").iterdir())) == 3
 
 
-def test_the_chosen_effort_is_saved(tmp_path):
-    index = DenseIndex.build(unit(20), names(20), "hnsw", ef_search=33)
-    assert index.ef_search == 33
-    index.ef_search = 77
+@pytest.mark.parametrize(("kind", "effort"), [("hnsw", "ef_search"), ("ivf_pq", "nprobe")])
+def test_the_chosen_effort_is_saved(tmp_path, kind, effort):
+    index = DenseIndex.build(unit(300), names(300), kind, **{effort: 3})
+    assert getattr(index, effort) == 3
+    setattr(index, effort, 5)
     index.save(tmp_path)
-    assert DenseIndex.load(tmp_path).ef_search == 77
+    assert getattr(DenseIndex.load(tmp_path), effort) == 5
 
 
 def test_a_damaged_index_is_refused(tmp_path):
@@ -249,7 +409,7 @@ def test_embeddings_of_another_encoder_are_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "tree"}, "unknown; choose one of flat, hnsw"),
+        ({"kind": "tree"}, "unknown; choose one of flat, hnsw, ivf_pq"),
         ({"M": 8}, "'flat' has no parameter 'M'"),
         ({"kind": "hnsw", "ef_search": 0}, "at least 1"),
         ({"kind": "hnsw", "M": 1}, "at least 2"),
