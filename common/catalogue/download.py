@@ -94,6 +94,35 @@ WANDS = PublicSource(
     (PublicFile("query.csv"), PublicFile("product.csv"), PublicFile("label.csv")),
 )
 
+ABO = PublicSource(
+    "abo",
+    "https://amazon-berkeley-objects.s3.amazonaws.com (unpack abo-listings.tar and abo-images-small.tar)",
+    "CC BY 4.0",
+    # The first of 16 listing files stands for all: whoever unpacks the archive has them.
+    (PublicFile("listings/metadata/listings_0.json.gz"), PublicFile("images/metadata/images.csv.gz")),
+)
+
+ABO_TEXT = PublicSource(
+    "abo-mini",
+    "a preparation of https://amazon-berkeley-objects.s3.amazonaws.com as text tables",
+    "CC BY 4.0",
+    (PublicFile("train.parquet"), PublicFile("val.parquet")),
+)
+
+GROCERY_STORE = PublicSource(
+    "grocery-store",
+    "https://github.com/marcusklasson/GroceryStoreDataset (its folder dataset)",
+    "MIT",
+    (PublicFile("dataset/classes.csv"), PublicFile("dataset/train.txt"), PublicFile("dataset/val.txt")),
+)
+
+LUMA = PublicSource(
+    "magento-luma",
+    "https://github.com/magento/magento2-sample-data (its folders app and pub)",
+    "OSL-3.0",
+    (PublicFile("app/code/Magento/ConfigurableSampleData/fixtures/products.csv"),),
+)
+
 
 def public_files(source: PublicSource) -> dict[str, Path]:
     """Return where each file of `source` lies, by its name in `source.files`; downloads what is missing and can be had.

@@ -23,6 +23,9 @@ SOURCES = {
     "esci": "common.catalogue.esci",
     "wands": "common.catalogue.wands",
     "ms_marco": "common.catalogue.ms_marco",
+    "abo": "common.catalogue.abo",
+    "grocery_store": "common.catalogue.grocery_store",
+    "luma": "common.catalogue.luma",
     "your_own": "common.catalogue.your_own",
 }
 """Module of each source. It has ``build_catalogue(folder, *, …parameters) -> Catalogue`` (`folder`: where it may write

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from common.catalogue import Catalogue
-from common.catalogue.images import LONGEST_SIDE, check_image, check_images, open_image
+from common.catalogue.images import LONGEST_SIDE, UnusableImage, check_image, check_images, open_image
 from common.errors import CourseError
 
 
@@ -155,3 +155,42 @@ def test_a_phone_photo_with_a_second_frame_is_no_animation(tmp_path):
     with Image.open(path) as image:
         assert image.format == "MPO" and image.n_frames == 2
     assert check_image(path) is None
+
+
+@pytest.mark.parametrize(("name", "least"), [("big.jpg", 100), ("big.png", 100), ("big.jpg", 75), ("big.png", 401)])
+def test_a_large_picture_may_come_smaller_but_not_too_small(tmp_path, name, least):
+    """As a whole, and turned upright: its left half is red."""
+    big = Image.new("RGB", (400, 600), "blue")
+    big.paste("red", (0, 0, 400, 300))
+    turned = Image.Exif()
+    turned[0x0112] = 8  # turned by a quarter: 600 x 400
+    big.save(tmp_path / name, exif=turned)
+    whole, picture = open_image(tmp_path / name), open_image(tmp_path / name, at_least=least)
+    assert whole.size == (600, 400)
+    assert min(picture.size) >= min(least, 400) and (least > 200 or picture.width <= 300)
+    assert picture.width / picture.height == pytest.approx(1.5, rel=0.02)
+    across, down = picture.width // 4, picture.height // 2
+    assert [picture.getpixel((x, down)) for x in (across, 3 * across)] == [
+        pytest.approx(whole.getpixel((x, 200)), abs=6) for x in (150, 450)
+    ]
+
+
+def test_a_smaller_copy_passes_the_same_checks(hostile, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (900, 900, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:200_000])
+    for name, word in {**hostile, "cut.jpg": "truncated"}.items():
+        with pytest.raises(UnusableImage, match=name) as refused:
+            open_image(tmp_path / name, at_least=8)
+        assert word in refused.value.reason and refused.value.reason == check_image(tmp_path / name)
+
+
+def test_a_picture_in_memory_is_opened_as_a_file_is():
+    clear = Image.new("RGBA", (40, 20), (255, 0, 0, 0))
+    assert open_image(clear).getpixel((5, 5)) == (255, 255, 255)
+    assert open_image(clear, at_least=5).size == (10, 5)
+    assert clear.mode == "RGBA" and clear.size == (40, 20)
+    with pytest.raises(UnusableImage, match="picture in memory: 0 x 4 pixels"):
+        open_image(Image.new("RGB", (0, 4)))
+    with pytest.raises(UnusableImage, match="longer than"):
+        open_image(Image.new("1", (LONGEST_SIDE + 1, 1)))
