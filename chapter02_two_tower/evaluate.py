@@ -93,7 +93,7 @@ def main(config: EvaluateConfig) -> EvaluateResult:
     inputs["baseline"] = artifacts.current(baseline.CHAPTER, STEP)
     if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
         queries = judged_queries(catalogue, config.split)
-        theirs = baseline_scores(artifacts, catalogue, queries, config)
+        theirs = earlier_scores(artifacts, catalogue, queries, config)
         with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
             if len(queries):
                 hits, seconds = _search(catalogue, artifacts, queries, config)
@@ -105,29 +105,33 @@ def main(config: EvaluateConfig) -> EvaluateResult:
     return load_evaluation(artifacts, CHAPTER)
 
 
-def baseline_scores(
-    artifacts: Artifacts, catalogue: Catalogue, queries: pd.DataFrame, config: EvaluateConfig
+def earlier_scores(
+    artifacts: Artifacts,
+    catalogue: Catalogue,
+    queries: pd.DataFrame,
+    config: EvaluateConfig,
+    chapter: str = baseline.CHAPTER,
 ) -> dict[str, pd.DataFrame]:
-    """Return what chapter 1's evaluation in force says of each query, by system, judged-only figures added.
+    """Return what an earlier chapter's evaluation in force says of each query, by system, judged-only figures added.
 
     Raises CourseError, with the command that mends it, unless that evaluation is of the same queries, gains, indices
     and (where there are folds) seed.
     """
-    found = load_evaluation(artifacts)
+    found = load_evaluation(artifacts, chapter)
     said = found.run.manifest["config"]
     asked = {"split": config.split, "gains": config.gains}
     if config.split == "val":
         asked["seed"] = config.seed
     faults = [f"{name} is {said[name]}, not {value}" for name, value in asked.items() if said[name] != value]
-    if found.run.manifest["inputs"]["reindex"] != artifacts.current(baseline.CHAPTER, "reindex").name:
+    if found.run.manifest["inputs"]["reindex"] != artifacts.current(chapter, "reindex").name:
         faults.append("its indices were built anew since")
     if any(scores.index.tolist() != queries["query_id"].tolist() for scores in found.per_query.values()):
         faults.append("it is of other queries")
     if faults:
         flags = " ".join(f"--{name} {value}" for name, value in asked.items())
         raise CourseError(
-            f"{CHAPTER}: chapter 1's evaluation cannot be compared with: {'; '.join(faults)}.\n"
-            f"Make it anew with: python -m {baseline.CHAPTER}.{STEP} --catalogue {config.catalogue} {flags}"
+            f"the evaluation of {chapter} cannot be compared with: {'; '.join(faults)}.\n"
+            f"Make it anew with: python -m {chapter}.{STEP} --catalogue {config.catalogue} {flags}"
         )
     if len(catalogue.truth):
         return found.per_query

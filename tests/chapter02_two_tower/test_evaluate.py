@@ -82,15 +82,15 @@ def test_other_queries_and_newer_indices_are_refused(shop, result):
     catalogue, artifacts = shop
     config, queries = EvaluateConfig(catalogue=str(catalogue.folder)), judged_queries(catalogue, "test")
     with pytest.raises(CourseError, match="other queries"):
-        evaluate.baseline_scores(artifacts, catalogue, queries.head(3), config)
+        evaluate.earlier_scores(artifacts, catalogue, queries.head(3), config)
     inputs = {"reindex": artifacts.current("chapter01_baseline", "choose")}
     before = load_evaluation(artifacts)
     with artifacts.new_run("chapter01_baseline", "evaluate", config=before.run.manifest["config"], inputs=inputs) as f:
         baseline.save_evaluation(f, before.scoreboard, before.per_query, before.comparisons, {})
     with pytest.raises(CourseError, match="built anew"):
-        evaluate.baseline_scores(artifacts, catalogue, queries, config)
+        evaluate.earlier_scores(artifacts, catalogue, queries, config)
     baseline.main(baseline.EvaluateConfig(catalogue=str(catalogue.folder)))
-    assert set(evaluate.baseline_scores(artifacts, catalogue, queries, config)) == set(before.per_query)
+    assert set(evaluate.earlier_scores(artifacts, catalogue, queries, config)) == set(before.per_query)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_on_validation_queries_the_folds_are_chapter_1s_and_unjudged_products_ar
             kept = [(i, value) for i, value in hits.row(row) if i in judged[query_id]]
             rows.append(([i for i, _ in kept], [value for _, value in kept]))
         by_hand = score(hits_from_rows(rows, 200), queries, catalogue.judgements, metrics=["nDCG@10"])["nDCG@10"]
-        everything = evaluate.baseline_scores(artifacts, catalogue, queries, EvaluateConfig(split="val"))
+        everything = evaluate.earlier_scores(artifacts, catalogue, queries, EvaluateConfig(split="val"))
         np.testing.assert_allclose((everything | found.per_query)[system][JUDGED_ONLY], by_hand)
         assert (by_hand > result.per_query[system]["nDCG@10"]).any(), "nothing was unjudged"
     claims = found.comparisons[found.comparisons["metric"] == JUDGED_ONLY]
