@@ -21,6 +21,7 @@ BENCHMARKS = {
     "training": "chapter02_two_tower.benchmarks.training:main",
     "mining": "chapter02_two_tower.benchmarks.mining:main",
     "cached-loss": "chapter02_two_tower.benchmarks.cached_loss:main",
+    "image-embedding": "chapter03_multimodal.benchmarks.image_embedding:main",
 }
 """Each takes nothing and returns rows with ``FIELDS`` and what else it has to say (a quality, a note); what it prints
 is for the reader, not part of the result."""

@@ -1,0 +1,1 @@
+"""Chapter 3: pictures. A fine-tuned CLIP in the course's search, a long-tail classifier, and complete the look."""

@@ -1,0 +1,199 @@
+"""What of a CLIP is trained: a choice between few weights, which forget little, and all, which learn most.
+
+    projections   the two matrices at the ends of the towers: the spaces are turned towards each other, no more
+    last_blocks   besides, the last blocks of both towers (transformer blocks, or stages of a ResNet) and what follows
+    lora          in every block, matrices of low rank added to those of attention and MLP, or to the convolutions (Hu
+                  et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685), by peft
+    everything    all weights
+
+The temperature (`logit_scale`) is trained with each of them. The running statistics of a ResNet's batch norms are with
+none (`training_mode`): batches of look-alikes are no fair sample of a shop. Whatever was chosen, `merged` gives back an
+ordinary open_clip model, so that nobody who loads it need know how it was trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils import skip_init
+
+from common.errors import CourseError
+
+Trained = Literal["projections", "last_blocks", "lora", "everything"]
+HIGHEST_SCALE = 100.0
+"""Bound of exp(logit_scale), as for CLIP itself: beyond it, training becomes unstable (Radford et al. 2021)."""
+
+ADAPTED = (
+    r"(.*\.)?(transformer\.resblocks\.\d+\.(attn\.(in_proj|out_proj)|mlp\.(c_fc|c_proj))"
+    r"|visual\.layer\d+\.\d+\.conv\d)"
+)
+
+
+def prepare(
+    clip_model: nn.Module, trained: Trained, *, last_blocks: int = 2, lora_rank: int = 8, seed: int = 0
+) -> nn.Module:
+    """Return a copy of an open_clip model of which only the chosen weights need a gradient.
+
+    The copy computes what the original does (the low-rank matrices begin as 0). last_blocks: of each tower, for that
+    choice. lora_rank: rank of the added matrices; they count twice (alpha = 2 * rank), and `seed` draws them. Raises
+    `CourseError` for a tower without such parts (one of timm, a text model of transformers): train everything there.
+    """
+    model = copy.deepcopy(clip_model).requires_grad_(False)
+    if trained == "everything":
+        model.requires_grad_(True)
+    elif trained == "projections":
+        _train(_ends(model, norms=False))
+    elif trained == "last_blocks":
+        chosen = [block for blocks in _blocks(model) for block in blocks[-last_blocks:]]
+        if not 1 <= last_blocks <= min(map(len, _blocks(model))):
+            raise CourseError(
+                f"last_blocks is {last_blocks}; the towers have {' and '.join(str(len(b)) for b in _blocks(model))}, "
+                "choose from 1 to the smaller of them"
+            )
+        _train([*chosen, *_ends(model, norms=True)])
+    elif trained == "lora":
+        model = _with_lora(model, lora_rank, seed)
+    else:
+        raise CourseError(f"trained is {trained!r}; choose projections, last_blocks, lora or everything")
+    model.logit_scale.requires_grad_(True)
+    return model
+
+
+def training_mode(model: nn.Module) -> nn.Module:
+    """Put a prepared model into training mode, all but its batch norms: they keep what they have seen before."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return model
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """The ordinary open_clip model, on the CPU and in evaluation mode, that computes what a prepared one does: a copy,
+    the low-rank matrices added to those that they adapt."""
+    plain = copy.deepcopy(model)
+    if hasattr(plain, "merge_and_unload"):
+        plain = plain.merge_and_unload()
+        for block in _all_blocks(plain):
+            if isinstance(getattr(block, "attn", None), LinearAttention):
+                block.attn = block.attn.as_multihead()
+    plain.zero_grad(set_to_none=True)
+    return plain.requires_grad_(False).cpu().eval()
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """How many numbers are `trained`, and how many there are in `all`."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return {"trained": sum(size for size, needed in sizes if needed), "all": sum(size for size, _ in sizes)}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """The trained weights for an optimizer: decay for matrices alone, for shrinking norms, biases and the temperature
+    has no purpose."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+@torch.no_grad()
+def clamp_scale(model: nn.Module) -> None:
+    """Keep exp(logit_scale) between 1 and `HIGHEST_SCALE`; to be called after every step."""
+    model.logit_scale.clamp_(0, math.log(HIGHEST_SCALE))
+
+
+class LinearAttention(nn.Module):
+    """Self-attention with the weights of an `nn.MultiheadAttention`, computed by two layers that peft can adapt.
+
+    peft has a wrapper for `nn.MultiheadAttention` itself, but that is not used here: it adds the matrices to the
+    weights and takes them off again in every pass, by which the frozen weights drift, and (0.21.2) it adds those of
+    `out_proj` twice, though their gradient is that of once.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        width = attention.embed_dim
+        self.heads = attention.num_heads
+        # Without random numbers, which would be drawn from whoever trains.
+        self.in_proj, self.out_proj = skip_init(nn.Linear, width, 3 * width), skip_init(nn.Linear, width, width)
+        self.in_proj.weight, self.in_proj.bias = attention.in_proj_weight, attention.in_proj_bias
+        self.out_proj.weight, self.out_proj.bias = attention.out_proj.weight, attention.out_proj.bias
+
+    def forward(
+        self, x: Tensor, _key: Tensor, _value: Tensor, *, need_weights: bool = False, attn_mask: Tensor | None = None
+    ) -> tuple[Tensor, None]:
+        """x: [N, L, D], which is query, key and value. attn_mask: float [L, L], added to the scores."""
+        n, length, width = x.shape
+        query, key, value = self.in_proj(x).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mask = None if attn_mask is None else attn_mask.to(query.dtype)
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out_proj(mixed.transpose(1, 2).reshape(n, length, width)), None
+
+    def as_multihead(self) -> nn.MultiheadAttention:
+        """The `nn.MultiheadAttention` of the same weights."""
+        attention = skip_init(nn.MultiheadAttention, self.out_proj.in_features, self.heads, batch_first=True)
+        attention.in_proj_weight, attention.in_proj_bias = self.in_proj.weight, self.in_proj.bias
+        attention.out_proj.weight, attention.out_proj.bias = self.out_proj.weight, self.out_proj.bias
+        return attention
+
+
+def _with_lora(model: nn.Module, rank: int, seed: int) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    if rank < 1:
+        raise CourseError(f"lora_rank is {rank}; it must be at least 1")
+    for block in _all_blocks(model):
+        if type(getattr(block, "attn", None)) is nn.MultiheadAttention and block.attn.batch_first:
+            block.attn = LinearAttention(block.attn)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=ADAPTED))
+
+
+def _towers(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Image tower and text tower; the text tower of open_clip's older class is spread over the model itself."""
+    return model.visual, getattr(model, "text", model)
+
+
+def _blocks(model: nn.Module) -> list[list[nn.Module]]:
+    """The blocks of both towers, from input to output: of a transformer, or the stages of a ResNet."""
+    found = []
+    for tower, name in zip(_towers(model), ("image", "text"), strict=True):
+        blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
+        if isinstance(tower, ModifiedResNet):
+            blocks = [tower.layer1, tower.layer2, tower.layer3, tower.layer4]
+        if blocks is None:
+            raise CourseError(
+                f"the {name} tower ({type(tower).__name__}) is not one of open_clip's own; train everything"
+            )
+        found.append(list(blocks))
+    return found
+
+
+def _all_blocks(model: nn.Module) -> Iterator[nn.Module]:
+    for blocks in _blocks(model):
+        yield from blocks
+
+
+def _ends(model: nn.Module, *, norms: bool) -> list[nn.Module | nn.Parameter]:
+    """The projections into the shared space, and, if asked, the norms before them."""
+    _blocks(model)  # raises for a tower of another build
+    image, text = _towers(model)
+    resnet = isinstance(image, ModifiedResNet)
+    ends = [image.attnpool.c_proj if resnet else image.proj, text.text_projection]
+    if any(end is None for end in ends):
+        raise CourseError("a tower of this CLIP has no projection to train; choose last_blocks, lora or everything")
+    return [*ends, image.attnpool if resnet else image.ln_post, text.ln_final] if norms else ends
+
+
+def _train(parts: list[nn.Module | nn.Parameter]) -> None:
+    for part in parts:
+        part.requires_grad_(True)

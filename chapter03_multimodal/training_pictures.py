@@ -1,0 +1,141 @@
+"""Pictures for training: decoded once if they fit into memory, else batch by batch in threads; bad ones set aside.
+
+They are kept as the evaluation transform leaves them before it turns them into numbers around 0, in whole numbers from
+0 to 255, a little larger than the model looks at for training, so that every epoch sees another window.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torchvision.transforms import Compose
+
+from chapter03_multimodal.clip import Clip
+from chapter03_multimodal.encoder import LONGEST_STRIP, TIMES_THE_SIDE
+from common.catalogue.images import MOST_THREADS, open_image
+from common.errors import CourseError
+from common.progress import progress
+
+IN_MEMORY = 1 << 30
+"""Bytes of pixels that are kept: 72,000 pictures of 70 x 70."""
+
+Item, Loaded = TypeVar("Item"), TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class Seeing:
+    """How a model wants its pictures: as squares of `side` pixels, scaled by `mean` and `std` of the three channels.
+    settings: open_clip's, by which pictures become such squares."""
+
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, clip: Clip) -> Seeing:
+        """What the model of this Clip wants."""
+        settings = clip.config["preprocess_cfg"]
+        size = settings["size"]
+        return cls(size if isinstance(size, int) else size[0], settings["mean"], settings["std"], settings)
+
+    def squares(self, side: int) -> Callable[[Image.Image], Image.Image]:
+        """What makes an RGB picture a square of `side` pixels, as the evaluation transform makes one of its own."""
+        steps = image_transform_v2(PreprocessCfg(**{**self.settings, "size": side}), is_train=False).transforms
+        return Compose(steps[:-2])  # the last two make numbers of it, and scale them
+
+    def as_input(self, pixels: np.ndarray) -> torch.Tensor:
+        """What the model takes: uint8 [N, S, S, 3] as float [N, 3, S, S], around 0."""
+        scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return (scaled - mean) / std
+
+
+@dataclass
+class Pictures:
+    """Files as squares of pixels. paths: of M files. side: of the squares. unusable: the reasons of the files that were
+    met and could not be read, by row."""
+
+    paths: Sequence[Path]
+    seeing: Seeing
+    side: int
+    unusable: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._square_of = self.seeing.squares(self.side)
+        self._pool = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1))
+        self._kept: tuple[np.ndarray, np.ndarray] | None = None
+        if len(self.paths) * self.side**2 * 3 <= IN_MEMORY:
+            self._kept = self._read(range(len(self.paths)), desc="reading pictures")
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pixels of N rows, uint8 [N, side, side, 3], and which of them are usable, bool [N]."""
+        if self._kept is not None:
+            pixels, usable = self._kept
+            return pixels[rows], usable[rows]
+        return self._read(rows)
+
+    def contents(self) -> list[str]:
+        """A digest of every file, equal for copies; a file that cannot be read has its own."""
+        digests = self._pool.map(_digest, self.paths)
+        return list(progress(digests, total=len(self.paths), desc="comparing files", leave=False))
+
+    def _read(self, rows: Sequence[int], desc: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        pixels = np.zeros((len(rows), self.side, self.side, 3), dtype=np.uint8)
+        usable = np.zeros(len(rows), dtype=bool)
+        squares = self._pool.map(self._square, rows)
+        bar = progress(squares, total=len(rows), desc=desc, leave=False, shown=desc is not None)
+        for at, (row, square) in enumerate(zip(rows, bar, strict=True)):
+            if isinstance(square, str):
+                self.unusable[int(row)] = square
+            else:
+                pixels[at], usable[at] = square, True
+        return pixels, usable
+
+    def _square(self, row: int) -> np.ndarray | str:
+        try:
+            picture = open_image(self.paths[row], at_least=TIMES_THE_SIDE * self.side)
+        except CourseError as error:
+            return str(error)
+        if max(picture.size) > LONGEST_STRIP * min(picture.size):
+            return f"{self.paths[row]}: more than {LONGEST_STRIP} times as long as wide"
+        return np.asarray(self._square_of(picture))
+
+
+def random_windows(pixels: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """A random window of each picture, mirrored or not: uint8 [N, L, L, 3] to [N, side, side, 3]."""
+    n, room = len(pixels), pixels.shape[1] - side
+    down, right = rng.integers(0, room + 1, (2, n, 1))
+    along = np.arange(side)
+    columns = right + np.where(rng.random((n, 1)) < 0.5, along[::-1], along)
+    return pixels[np.arange(n)[:, None, None], (down + along)[:, :, None], columns[:, None, :]]
+
+
+def ahead(items: Iterable[Item], load: Callable[[Item], Loaded]) -> Iterator[tuple[Item, Loaded]]:
+    """Each item with what was loaded for it, the next one being loaded meanwhile."""
+    with ThreadPoolExecutor(1) as worker:
+        waiting: tuple[Item, Any] | None = None
+        for item in items:
+            following = (item, worker.submit(load, item))
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
+def _digest(path: Path) -> str:
+    try:
+        return blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    except OSError:
+        return str(path)
