@@ -81,6 +81,7 @@ def main(config: EvaluateConfig) -> EvaluateResult:
         inputs |= {
             "baseline": artifacts.current(baseline.CHAPTER, STEP),
             "towers": artifacts.current(two_tower.CHAPTER, STEP),
+            "text_choices": artifacts.current(two_tower.CHAPTER, "choose"),
         }
     for step in OTHERS:
         with suppress(MissingArtifact):

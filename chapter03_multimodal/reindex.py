@@ -42,8 +42,8 @@ class ReindexConfig:
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
     encoder: str = POCKET_CLIP
     """The folder or name of a CLIP, or fine-tuned (the best of chapter03_multimodal.train). Fine-tuned on titles it
-    finds titles better; but queries are no titles, and on the validation queries the CLIP that training began with is
-    the better one."""
+    finds titles better; but beside the towers, on the validation queries, the CLIP that training began with is the
+    better one."""
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ NAMES = {"MiniLM": "text + image", "MiniLM + Rocchio": "text + image + Rocchio",
 def systems(artifacts: Artifacts, catalogue: Catalogue) -> dict[str, Searcher]:
     """Return the searchers of the chapter for `catalogue`, from the simplest to the strongest.
 
-    `BEST` is chapter 2's best, feedback and all, whose scores are added to those of the pictures. Raises
-    `MissingArtifact` with the command to run if pictures or joint vectors were not indexed or chosen.
+    `BEST` is chapter 2's best, feedback and all, whose scores are added to those of the pictures (0 for a product
+    without one). Raises `MissingArtifact` with the command to run if pictures or joint vectors were not indexed or
+    chosen.
     """
     indices, choices = load_indices(artifacts, catalogue), load_picture_choices(artifacts)
     joint, clip = load_joint_towers(artifacts, catalogue), load_pictures(artifacts).by_text
@@ -38,5 +39,5 @@ def systems(artifacts: Artifacts, catalogue: Catalogue) -> dict[str, Searcher]:
 
 
 def under_our_names(found: Mapping[str, Found]) -> dict[str, Found]:
-    """Return what stands under chapter 1's names (`NAMES`) under the chapter's own; what has no encoder is left out."""
+    """Return what stands under chapter 1's names (`NAMES`) under the chapter's own; the others are left out."""
     return {ours: found[theirs] for theirs, ours in NAMES.items()}

@@ -108,7 +108,7 @@ def others(thread, tiny_clip):
 def test_the_other_measurements_are_added_once_their_steps_were_run(thread, result, others):
     found = main(EvaluateConfig(catalogue=str(thread[0].folder)))
     assert found.run.name != result.run.name
-    steps = {"reindex", "choose", "baseline", "towers", *others}
+    steps = {"reindex", "choose", "baseline", "towers", "text_choices", *others}
     assert {*found.run.manifest["inputs"]} == steps
     board, ours = found.scoreboard, len(result.scoreboard)
     assert tuple(board.columns) == COLUMNS and not board.duplicated(["system", "metric"]).any()
