@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import open_clip
@@ -54,23 +55,21 @@ def photo_shop_artifacts(photo_shop) -> Artifacts:
 
 
 @pytest.fixture(scope="package")
-def until_training(tiny_clip, tmp_path_factory) -> Iterator[Callable[[Catalogue], Artifacts]]:
+def until_training(tiny_clip, tmp_path_factory) -> Callable[[Catalogue], Artifacts]:
     """`until_training(catalogue)`: chapters 1 and 2 with a tiny encoder and untrained towers, and of chapter 3
     prepare_data and a training of one step."""
     towers = _tiny_towers(tmp_path_factory.mktemp("towers"))
 
     def run(catalogue: Catalogue) -> Artifacts:
         source = str(catalogue.folder)
-        _chapters_1_and_2(catalogue, towers)
-        prepare_data.main(prepare_data.PrepareDataConfig(catalogue=source))
-        small = {"pictures": 40, "epochs": 1, "batch_size": 40, "neighbours": 0, "learning_rate": 1e-2}
-        train.main(train.TrainConfig(catalogue=source, encoder=str(tiny_clip), **small))
+        with _in_torch():
+            _chapters_1_and_2(catalogue, towers)
+            prepare_data.main(prepare_data.PrepareDataConfig(catalogue=source))
+            small = {"pictures": 40, "epochs": 1, "batch_size": 40, "neighbours": 0, "learning_rate": 1e-2}
+            train.main(train.TrainConfig(catalogue=source, encoder=str(tiny_clip), **small))
         return Artifacts.for_catalogue(catalogue)
 
-    with pytest.MonkeyPatch.context() as patch:
-        # To convert the tiny encoders for OpenVINO would take longer than all the rest.
-        patch.setattr(encoders, "choose_placement", lambda engine="auto": choose_placement("torch"))
-        yield run
+    return run
 
 
 @pytest.fixture(scope="package")
@@ -79,11 +78,27 @@ def until_choice(until_training) -> Callable[[Catalogue], Artifacts]:
 
     def run(catalogue: Catalogue) -> Artifacts:
         artifacts = until_training(catalogue)
-        reindex.main(reindex.ReindexConfig(catalogue=str(catalogue.folder), encoder=reindex.FINE_TUNED))
-        choose.main(choose.ChooseConfig(catalogue=str(catalogue.folder)))
+        with _in_torch():
+            reindex.main(reindex.ReindexConfig(catalogue=str(catalogue.folder), encoder=reindex.FINE_TUNED))
+            choose.main(choose.ChooseConfig(catalogue=str(catalogue.folder)))
         return artifacts
 
     return run
+
+
+@contextmanager
+def _in_torch() -> Iterator[None]:
+    """To convert the tiny encoders for OpenVINO would take longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "choose_placement", lambda engine="auto": choose_placement("torch"))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_encoders_in_torch() -> Iterator[None]:
+    """By module: without an __init__.py, what has the scope of a package stays in force for the tests of all others."""
+    with _in_torch():
+        yield
 
 
 @pytest.fixture(scope="package")
