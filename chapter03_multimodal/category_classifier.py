@@ -12,7 +12,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from chapter03_multimodal.classification_metrics import (
+    buckets_of,
+    class_counts,
+    classification_figures,
+    compare_on,
+    macro_f1,
+)
 from chapter03_multimodal.long_tail import (
-    BUCKETS,
     GRIDS,
     PLAIN,
     Technique,
@@ -30,28 +36,22 @@ from chapter03_multimodal.long_tail import (
     epoch_rows,
     frequency_buckets,
 )
+from chapter03_multimodal.model import parameter_groups
+from chapter03_multimodal.reindex import FINE_TUNED, encoder_of
 from common.artifacts import Artifacts, RunFolder, read_json, write_json
 from common.catalogue import load_catalogue
 from common.cli import run_step
 from common.errors import CourseError
 from common.progress import progress
-from common.settings import artifacts_root
-from common.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from chapter03_multimodal.encoder import ClipEncoder
     from chapter03_multimodal.prepare_data import MultimodalData
 
 CHAPTER, STEP = "chapter03_multimodal", "category_classifier"
-FINE_TUNED = "fine-tuned"
 SPLITS = ("train", "val", "test")
-TOP = (1, 3, 5)
-ABSENT = "absent"
 LEVELS = " > "  # between the levels of a category path
 TABLES = ("results", "comparison", "per_class", "predictions", "absent")
-SHADES = {"head": "#dce9f5", "middle": "#f3f3f3", "tail": "#fbe3d6"}
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def fit(
         torch.manual_seed(seed)
         model = Head(head, inputs.shape[1], len(frequencies), hidden=fitting.hidden, dropout=fitting.dropout)
         model.standardise(inputs)
-        optimizer = torch.optim.AdamW(_parameter_groups(model, fitting.weight_decay), lr=fitting.rate, fused=True)
+        optimizer = torch.optim.AdamW(parameter_groups(model, fitting.weight_decay), lr=fitting.rate, fused=True)
         steps = fitting.epochs * -(-len(inputs) // fitting.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         best, best_epoch, kept = -1.0, 0, {}
@@ -192,98 +192,6 @@ def fit(
                 best, best_epoch, kept = figure, epoch, copy.deepcopy(model.state_dict())
     model.load_state_dict(kept)
     return model.eval()
-
-
-def class_counts(labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """By class: how many examples have it, how many are said to, how many of those rightly; int64 [K] each.
-
-    labels, predicted: int64 [N], classes from 0 on; K is one more than the highest.
-    """
-    size = int(max(labels.max(), predicted.max())) + 1
-    labelled, said, hits = (np.bincount(x, minlength=size) for x in (labels, predicted, labels[labels == predicted]))
-    return labelled, said, hits
-
-
-def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean over classes of F1 = 2 hits / (labelled + said), each class counting alike; 1 if all is right.
-
-    The classes are those that occur among the *labels*. One that is never predicted, for one because it has no training
-    example, counts 0. One that occurs only among the predictions is no part of the mean: the guess is paid for in the
-    F1 of the true class. That is sklearn's `f1_score(labels, predicted, labels=np.unique(labels), average="macro",
-    zero_division=0)`; its default would take the guessed class for a further 0, so that a single odd guess could cost
-    more than ten usual mistakes.
-
-    labels, predicted: int64 [N].
-    """
-    labelled, said, hits = class_counts(labels, predicted)
-    occurs = labelled > 0
-    return float((2 * hits[occurs] / (labelled + said)[occurs]).mean())
-
-
-def bootstrap_macro_f1(
-    labels: np.ndarray, predicted_a: np.ndarray, predicted_b: np.ndarray, *, seed: int = 0, rounds: int = 1_000
-) -> tuple[float, float]:
-    """95% bootstrap interval of macro_f1(a) - macro_f1(b), two classifiers on the same N pictures.
-
-    Pictures are drawn with replacement, for both alike, and both figures computed anew: macro-F1 is no mean over
-    pictures, so `common.statistics.bootstrap_interval` does not apply. A class that a draw misses is left out of it.
-    """
-    draws = np.random.default_rng(seed).integers(0, len(labels), (rounds, len(labels)))
-    gains = [macro_f1(labels[d], predicted_a[d]) - macro_f1(labels[d], predicted_b[d]) for d in draws]
-    low, high = np.quantile(gains, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def rank_of_label(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """At which place each label stands in the ranking of the classes, from 0 on: int64 [N], for [N, C] and [N].
-
-    Of equal probabilities the class with the lower number comes first. A label from C on, of which the head has not
-    heard, has an infinite place, as it were: it is in no top k.
-    """
-    n_classes = probabilities.shape[1]
-    column = np.minimum(labels, n_classes - 1)[:, None]
-    own = np.take_along_axis(probabilities, column, axis=1)
-    before = (probabilities > own) | ((probabilities == own) & (np.arange(n_classes) < column))
-    return np.where(labels < n_classes, before.sum(axis=1), np.iinfo(np.int64).max)
-
-
-def buckets_of(labels: np.ndarray, buckets: np.ndarray) -> np.ndarray:
-    """The bucket of each label, str [N]; "absent" for labels from C on. buckets: str [C], of `frequency_buckets`."""
-    return np.append(buckets, ABSENT)[np.minimum(labels, len(buckets))]
-
-
-def classification_figures(probabilities: np.ndarray, labels: np.ndarray, buckets: np.ndarray) -> dict[str, float]:
-    """`top-1`, `top-3`, `top-5`, `macro-F1` and, by bucket, `head recall`, `middle recall`, `tail recall`.
-
-    probabilities [N, C], labels int64 [N], buckets: str [C]. All but `macro_f1` are shares of pictures. A label from C
-    on is wrong in every top-k, 0 in macro-F1, and in no bucket. The recall of a bucket is the share of its pictures
-    that have their own class as the first; NaN if the bucket has no picture.
-    """
-    ranks, own = rank_of_label(probabilities, labels), buckets_of(labels, buckets)
-    found = {f"top-{k}": float((ranks < k).mean()) for k in TOP}
-    found["macro-F1"] = macro_f1(labels, probabilities.argmax(axis=1))
-    for bucket in BUCKETS:
-        inside = ranks[own == bucket] == 0
-        found[f"{bucket} recall"] = float(inside.mean()) if len(inside) else float("nan")
-    return found
-
-
-def compare_on(labels: np.ndarray, ours: np.ndarray, theirs: np.ndarray, buckets: np.ndarray) -> pd.DataFrame:
-    """Two classifiers on the same pictures, from their probabilities [N, C]: metric, plain (theirs), chosen (ours),
-    difference, and its 95% interval ci_low, ci_high by a bootstrap over pictures, drawn for both alike."""
-    found = [classification_figures(probabilities, labels, buckets) for probabilities in (theirs, ours)]
-    ranks = [rank_of_label(probabilities, labels) for probabilities in (theirs, ours)]
-    tail = buckets_of(labels, buckets) == "tail"
-    gains = {f"top-{k}": (ranks[1] < k) * 1.0 - (ranks[0] < k) for k in TOP}
-    gains["tail recall"] = ((ranks[1] == 0) * 1.0 - (ranks[0] == 0))[tail]
-    intervals = {metric: bootstrap_interval(gain) for metric, gain in gains.items() if len(gain)}
-    intervals["macro-F1"] = bootstrap_macro_f1(labels, ours.argmax(axis=1), theirs.argmax(axis=1))
-    rows = [
-        {"metric": metric, "plain": found[0][metric], "chosen": found[1][metric]}
-        | {"difference": found[1][metric] - found[0][metric], "ci_low": float(low), "ci_high": float(high)}
-        for metric, (low, high) in intervals.items()
-    ]
-    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)
@@ -433,7 +341,7 @@ def main(config: ClassifierConfig) -> CategoryClassifier:
         inputs["train"] = artifacts.current(CHAPTER, "train")
     if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
         with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
-            encoder = _encoder(config.encoder, artifacts)
+            encoder = encoder_of(artifacts, config.encoder)
             examples = embed_examples(data, encoder, config.level)
             trials = try_techniques(examples, config)
             _save(folder, examples, trials, choose(trials, config.slack), encoder.encoder_id)
@@ -449,91 +357,13 @@ def load_classifier(artifacts: Artifacts) -> CategoryClassifier:
 
 def load_encoder_of(classifier: CategoryClassifier, artifacts: Artifacts) -> ClipEncoder:
     """Load the encoder whose vectors the classifier reads. Raises CourseError if it was trained again since."""
-    encoder = _encoder(classifier.run.manifest["config"]["encoder"], artifacts)
+    encoder = encoder_of(artifacts, classifier.run.manifest["config"]["encoder"])
     if encoder.encoder_id != classifier.encoder_id:
         raise CourseError(
             f"{CHAPTER}: the classifier reads vectors of {classifier.encoder_id}, the encoder is now "
             f"{encoder.encoder_id}.\nTrain it again with: python -m {CHAPTER}.{STEP}"
         )
     return encoder
-
-
-def draw_label_distribution(axes: Axes, per_class: pd.DataFrame) -> None:
-    """Draw the long tail: training examples of each class, the most frequent first, the buckets shaded."""
-    trained = per_class[per_class["train"] > 0].sort_values("train", ascending=False, kind="stable")
-    frequencies, start = trained["train"].to_numpy(), 0
-    axes.bar(range(len(frequencies)), frequencies, width=1.0, color="#33658a")
-    for bucket in BUCKETS:
-        size = int((trained["bucket"] == bucket).sum())
-        share = trained.loc[trained["bucket"] == bucket, "train"].sum() / frequencies.sum()
-        axes.axvspan(start - 0.5, start + size - 0.5, color=SHADES[bucket], zorder=0)
-        if size:
-            label = f"{bucket}\n{size} classes\n{share:.0%} of examples"
-            axes.text(start + size / 2 - 0.5, frequencies.max(), label, ha="center", va="top", fontsize=9)
-        start += size
-    axes.set(xlabel="classes, by frequency", ylabel="training examples", xlim=(-0.5, start - 0.5))
-
-
-def confusion(predictions: pd.DataFrame, *, column: str = "predicted") -> pd.DataFrame:
-    """Shares of each true class (rows) that were given each class (columns), both sorted, so that siblings of the
-    taxonomy stand together. column: "predicted", or "plain" for plain cross-entropy. Rows add up to 1; the row of a
-    class that was only guessed is 0."""
-    names = sorted({*predictions["category_path"], *predictions[column]})
-    counts = pd.crosstab(predictions["category_path"], predictions[column])
-    counts = counts.reindex(index=names, columns=names, fill_value=0)
-    return counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
-
-
-def draw_confusion(axes: Axes, predictions: pd.DataFrame, *, most: int | None = 15, column: str = "predicted") -> None:
-    """Draw true classes (rows) against predicted ones, darker for a larger share of the row.
-
-    most: only the classes that are mistaken, or taken for others, most often, with their names; None: all of them as
-    one picture, named by the top level of the taxonomy.
-    """
-    shares = confusion(predictions, column=column)
-    if most is not None:
-        wrong = predictions[predictions["category_path"] != predictions[column]]
-        errors = wrong["category_path"].value_counts().add(wrong[column].value_counts(), fill_value=0)
-        names = sorted(errors.sort_index().nlargest(most).index)
-        shares = shares.loc[names, names]
-    axes.imshow(shares.to_numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    if most is not None:
-        places, labels = range(len(shares)), [name.rsplit(LEVELS, 1)[-1] for name in shares.index]
-    else:
-        tops = pd.Series([name.split(LEVELS)[0] for name in shares.index])
-        first, sizes = tops.drop_duplicates().index.to_numpy(), tops.groupby(tops, sort=False).size().to_numpy()
-        places, labels = first + (sizes - 1) / 2, tops.drop_duplicates().tolist()
-        for line in first[1:] - 0.5:
-            axes.axhline(line, color="#bbbbbb", linewidth=0.5)
-            axes.axvline(line, color="#bbbbbb", linewidth=0.5)
-    axes.set_xticks(places, labels, rotation=90, fontsize=7)
-    axes.set_yticks(places, labels, fontsize=7)
-    axes.set(xlabel="predicted", ylabel="true")
-
-
-def draw_techniques(axes: Axes, results: pd.DataFrame, *, metric: str = "macro-F1", split: str = "test") -> None:
-    """Draw one metric of all techniques as bars, the heads side by side; lines mark plain cross-entropy, and a star
-    the technique that was chosen on validation."""
-    part = results[results["split"] == split]
-    names, heads = part["technique"].drop_duplicates().tolist(), part["head"].drop_duplicates().tolist()
-    height = 0.8 / len(heads)
-    for number, head in enumerate(heads):
-        rows = part[part["head"] == head].set_index("technique").loc[names]
-        places = np.arange(len(names)) + (number - (len(heads) - 1) / 2) * height
-        bars = axes.barh(places, rows[metric], height, label=head, color=f"C{number}")
-        if PLAIN in names:
-            axes.axvline(rows.loc[PLAIN, metric], color=f"C{number}", linestyle=":", linewidth=1)
-        axes.bar_label(
-            bars,
-            [f"{value:.3f}{' ★' * bool(chosen)}" for value, chosen in rows[[metric, "chosen"]].values],
-            fontsize=7,
-            padding=2,
-        )
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"{metric}, {split}")
-    axes.margins(x=0.12)  # room for the figures
-    axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(heads))
 
 
 def _save(folder: Path, examples: Examples, trials: list[Trial], chosen: Trial, encoder_id: str) -> None:
@@ -598,23 +428,6 @@ def _predictions(examples: Examples, ours: np.ndarray, theirs: np.ndarray) -> pd
 
 def _buckets(train_labels: np.ndarray) -> np.ndarray:
     return frequency_buckets(class_frequencies(torch.from_numpy(train_labels)))
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay draws matrices to 0; offsets and the gains of a normalisation have no reason to go there."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _encoder(name: str, artifacts: Artifacts) -> ClipEncoder:
-    from chapter03_multimodal.encoder import load_clip_encoder
-
-    if name == FINE_TUNED:
-        from chapter03_multimodal.train import clip_folders
-
-        name = str(clip_folders(artifacts)["best"])
-    return load_clip_encoder(name, cache=artifacts_root() / "embeddings")
 
 
 if __name__ == "__main__":

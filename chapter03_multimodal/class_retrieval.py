@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from chapter03_multimodal.category_classifier import macro_f1, rank_of_label
+from chapter03_multimodal.classification_metrics import macro_f1, rank_of_label
 from chapter03_multimodal.retrieval_metrics import CUTOFFS, TIED
 from common.errors import CourseError
 from common.statistics import summarise
@@ -78,8 +78,8 @@ def classification(scores: np.ndarray, labels: np.ndarray, *, seed: int = 0, rou
     ci_high (95%, bootstrap over pictures) and n_queries.
 
     scores: [N, C], higher is likelier. labels: int64 [N], 0 to C-1. Macro-F1 is the mean over the classes that occur
-    among the labels (`category_classifier.macro_f1`): one that the pictures do not show has no F1, and whoever guesses
-    it pays in that of the true class.
+    among the labels (`classification_metrics.macro_f1`): one that the pictures do not show has no F1, and whoever
+    guesses it pays in that of the true class.
     """
     ranks = rank_of_label(scores, labels)
     shares = summarise(pd.DataFrame({f"top-{k}": ranks < k for k in TOP}), seed=seed, rounds=rounds)

@@ -26,6 +26,7 @@ from torch.nn.functional import cross_entropy, normalize, pad
 
 from chapter02_two_tower.losses import in_batch_negatives_loss
 from chapter03_multimodal.drawings import agreement, as_codes, draw_pictures, draw_things, write_captions
+from chapter03_multimodal.model import clamp_scale, parameter_groups
 from common.artifacts import code_digest, fingerprint
 from common.atomic import write_json
 from common.checkpoints import read_state, restore_checkpoint, save_checkpoint
@@ -49,7 +50,6 @@ SIDE = MODEL["vision_cfg"]["image_size"]
 MEAN, STD = 0.5, 0.5
 SHIFT = 4
 """Pixels by which a picture is moved about at most."""
-HIGHEST_SCALE = 100.0
 CLIP, WEIGHT_DECAY = 1.0, 0.05
 LOG_EVERY = 50
 
@@ -101,7 +101,9 @@ def train(config: PretrainConfig, work: Path) -> open_clip.CLIP:
     model = open_clip.CLIP(**MODEL)
     heads = nn.ModuleList(nn.Linear(MODEL["embed_dim"], 1 + int(largest)) for largest in as_codes(things).max(axis=0))
     trained = nn.ModuleList([model, heads])
-    optimizer = torch.optim.AdamW(_parameter_groups(trained), lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(trained, WEIGHT_DECAY), lr=config.learning_rate, betas=(0.9, 0.98), fused=True
+    )
     state = read_state(work / "last") or {"step": 0, "lines": 0}
     if state["step"]:
         restore_checkpoint(work / "last", trained, optimizer)
@@ -121,8 +123,7 @@ def train(config: PretrainConfig, work: Path) -> open_clip.CLIP:
             (loss + facts).backward()
             nn.utils.clip_grad_norm_(trained.parameters(), CLIP)
             optimizer.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(0, math.log(HIGHEST_SCALE))
+            clamp_scale(model)
             state["step"] = step + 1
             bar.update(1)
             if state["step"] % LOG_EVERY == 0:
@@ -228,13 +229,6 @@ def _save(folder: Path, trained: nn.Module, optimizer: torch.optim.Optimizer, st
 
 def _tokenise(captions: list[str]) -> Tensor:
     return open_clip.SimpleTokenizer(context_length=MODEL["text_cfg"]["context_length"])(captions)
-
-
-def _parameter_groups(model: nn.Module) -> list[dict]:
-    """Matrices are decayed, biases and norms are not."""
-    matrices = [weights for weights in model.parameters() if weights.ndim > 1]
-    others = [weights for weights in model.parameters() if weights.ndim <= 1]
-    return [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
 
 
 if __name__ == "__main__":

@@ -36,8 +36,9 @@ import pandas as pd
 import torch
 
 from chapter02_two_tower.train import link_or_copy
-from chapter03_multimodal.category_classifier import LEVELS, Fitting, Head, fit, macro_f1
+from chapter03_multimodal.category_classifier import LEVELS, Fitting, Head, fit
 from chapter03_multimodal.class_retrieval import class_retrieval, classification
+from chapter03_multimodal.classification_metrics import macro_f1
 from chapter03_multimodal.clip import POCKET_CLIP, Clip, load_clip, save_clip
 from chapter03_multimodal.compatibility import (
     CompatibilityConfig,

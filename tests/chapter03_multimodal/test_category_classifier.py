@@ -18,28 +18,32 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from chapter03_multimodal import category_classifier as module
-from chapter03_multimodal import prepare_data
+from chapter03_multimodal import prepare_data, reindex
 from chapter03_multimodal.category_classifier import (
     ClassifierConfig,
     Fitting,
     Head,
     Trial,
-    bootstrap_macro_f1,
-    buckets_of,
     choose,
-    class_counts,
-    classification_figures,
-    compare_on,
-    confusion,
-    draw_confusion,
-    draw_label_distribution,
-    draw_techniques,
     embed_examples,
     fit,
     load_classifier,
     load_encoder_of,
-    macro_f1,
     main,
+)
+from chapter03_multimodal.category_pictures import (
+    confusion,
+    draw_confusion,
+    draw_label_distribution,
+    draw_techniques,
+)
+from chapter03_multimodal.classification_metrics import (
+    bootstrap_macro_f1,
+    buckets_of,
+    class_counts,
+    classification_figures,
+    compare_on,
+    macro_f1,
     rank_of_label,
 )
 from chapter03_multimodal.long_tail import ADJUSTED, GRIDS, PLAIN, Technique
@@ -300,13 +304,10 @@ def toy(artifacts_root, monkeypatch, tmp_path):
     data = SimpleNamespace(
         run=artifacts.current("chapter03_multimodal", "prepare_data"), catalogue=catalogue, pairs=toy_pairs()
     )
-    pretend = {
-        "prepare_data": {"load_multimodal_data": lambda *_: data},
-        "encoder": {"load_clip_encoder": lambda name, *, cache: asked.append(name) or PathEncoder()},
-        "train": {"clip_folders": lambda _: {"best": Path("trained", "best")}},
-    }
-    for name, functions in pretend.items():
-        monkeypatch.setitem(sys.modules, f"chapter03_multimodal.{name}", SimpleNamespace(**functions))
+    prepared = SimpleNamespace(load_multimodal_data=lambda *_: data)
+    monkeypatch.setitem(sys.modules, "chapter03_multimodal.prepare_data", prepared)
+    monkeypatch.setattr(reindex, "load_clip_encoder", lambda name, *, cache: asked.append(name) or PathEncoder())
+    monkeypatch.setattr(reindex, "clip_folders", lambda _: {"best": Path("trained", "best")})
     monkeypatch.setattr(module, "load_catalogue", lambda *_, **__: catalogue)
     return SimpleNamespace(artifacts=artifacts, asked=asked, data=data)
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from chapter03_multimodal.category_classifier import macro_f1
 from chapter03_multimodal.class_retrieval import class_retrieval, classification, macro_f1_interval, right_places
+from chapter03_multimodal.classification_metrics import macro_f1
 from chapter03_multimodal.retrieval_metrics import TIED, first_right_place
 from common.errors import CourseError
 

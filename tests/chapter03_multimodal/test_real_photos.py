@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from chapter03_multimodal import evaluate, real_photos
-from chapter03_multimodal.category_classifier import Head, macro_f1
+from chapter03_multimodal.category_classifier import Head
+from chapter03_multimodal.classification_metrics import macro_f1
 from chapter03_multimodal.clip import load_clip, save_clip
 from chapter03_multimodal.compatibility import CompatibilityConfig, PairData, cross_validate
 from chapter03_multimodal.encoder import load_clip_encoder
