@@ -44,9 +44,11 @@ __all__ = [
 RECORDED_PACKAGES = (
     "bm25s",
     "faiss-cpu",
+    "lightgbm",
     "numpy",
     "open-clip-torch",
     "openvino",
+    "pacmap",
     "pandas",
     "pillow",
     "sentence-transformers",

@@ -22,6 +22,8 @@ BENCHMARKS = {
     "mining": "chapter02_two_tower.benchmarks.mining:main",
     "cached-loss": "chapter02_two_tower.benchmarks.cached_loss:main",
     "image-embedding": "chapter03_multimodal.benchmarks.image_embedding:main",
+    "reranker-training": "chapter04_catalogue_reranker.benchmarks.training_step:main",
+    "constellation": "chapter04_catalogue_reranker.benchmarks.constellation:main",
 }
 """Each takes nothing and returns rows with ``FIELDS`` and what else it has to say (a quality, a note); what it prints
 is for the reader, not part of the result."""

@@ -123,6 +123,14 @@ LUMA = PublicSource(
     (PublicFile("app/code/Magento/ConfigurableSampleData/fixtures/products.csv"),),
 )
 
+SHOPIFY_TAXONOMY = PublicSource(
+    "shopify-taxonomy",
+    "https://github.com/Shopify/product-taxonomy (version 2025-08: dist/en/categories.txt, and the mapping in "
+    "dist/en/integrations/google)",
+    "MIT",
+    (PublicFile("categories.txt"), PublicFile("shopify_2025-08_to_google_2021-09-21.txt")),
+)
+
 
 def public_files(source: PublicSource) -> dict[str, Path]:
     """Return where each file of `source` lies, by its name in `source.files`; downloads what is missing and can be had.

@@ -26,6 +26,8 @@ SOURCES = {
     "abo": "common.catalogue.abo",
     "grocery_store": "common.catalogue.grocery_store",
     "luma": "common.catalogue.luma",
+    "shopify_taxonomy": "common.catalogue.shopify_taxonomy",
+    "shopify_catalogue": "common.catalogue.shopify_catalogue",
     "your_own": "common.catalogue.your_own",
 }
 """Module of each source. It has ``build_catalogue(folder, *, …parameters) -> Catalogue`` (`folder`: where it may write

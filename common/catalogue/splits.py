@@ -31,6 +31,13 @@ def split_by_group(
     return _split_keys(keys, fractions, seed)
 
 
+def carve_validation(products: pd.DataFrame, split: pd.Series, share: float = 0.1, seed: int = 0) -> pd.Series:
+    """`split` with `share` of the training groups of `products` moved to val, for a source that published train and
+    test only. All that is not train stays where it is."""
+    drawn = split_by_group(products, {"train": 1 - share, "val": share}, seed)
+    return drawn.where(split == "train", split)
+
+
 def split_queries(queries: pd.DataFrame, fractions: Mapping[str, float] = QUERY_FRACTIONS, seed: int = 0) -> pd.Series:
     """The split of each row of `queries` (same index): the same words (`normalise_query`) are in the same split."""
     return _split_keys(queries["query"].map(normalise_query), fractions, seed)

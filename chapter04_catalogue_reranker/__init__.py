@@ -1,0 +1,1 @@
+"""Chapter 4: a model that ranks category paths for a product by its text and picture, and what that does for search."""

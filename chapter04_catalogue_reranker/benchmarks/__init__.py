@@ -1,0 +1,1 @@
+"""Benchmarks of the chapter: our fast paths beside the plain ones."""

@@ -1,0 +1,134 @@
+"""Many products and categories at once, for evaluation, export and the demo: no gradient, no dropout, half precision in
+the towers where the machine computes in it natively, and a bad picture is a reason, never an error.
+
+    products = encode_products(model, ["Title: oak chair"], [Path("chair.jpg")])
+    categories = encode_categories(model, ["Living room > Chairs", "Garden > Chairs"])
+    products.fused @ categories.T                  # cosines
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chapter03_multimodal.encoder import BATCH
+from chapter03_multimodal.training_pictures import Pictures, ahead
+from chapter04_catalogue_reranker.lora import merged
+from chapter04_catalogue_reranker.model import CatalogueReranker
+from common.devices import choose_placement
+from common.errors import CourseError
+from common.progress import progress
+
+ROWS_A_PROJECTION = 4096
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """features: float32 [N, Hv], zeros where there is no usable picture; has_image: bool [N]; unusable: position to
+    reason, for the pictures that were named and cannot be used."""
+
+    features: np.ndarray
+    has_image: np.ndarray
+    unusable: dict[int, str]
+
+
+@dataclass(frozen=True)
+class EncodedProducts:
+    """N products: as `ProductVectors`, in float32 arrays [N, D]; has_text, has_image: bool [N]; unusable: position to
+    reason, for the pictures that were named and cannot be used."""
+
+    fused: np.ndarray
+    text: np.ndarray
+    image: np.ndarray
+    has_text: np.ndarray
+    has_image: np.ndarray
+    unusable: dict[int, str]
+
+    def __len__(self) -> int:
+        return len(self.fused)
+
+
+def encode_products(
+    model: CatalogueReranker, texts: Sequence[str], images: Sequence[Path | None], desc: str | None = None
+) -> EncodedProducts:
+    """Vectors of N products of one text ("" for none) and at most one picture each, in their order.
+
+    What is missing of a product is left out of its vector, as `CatalogueReranker.fuse` has it; a picture that cannot
+    be used counts as missing. Equal texts and equal paths are encoded once. desc: label of the progress bars; without
+    it none is shown. Raises CourseError if there are not as many texts as images, or if a vector is not finite.
+    """
+    if len(texts) != len(images):
+        raise CourseError(f"encode_products: {len(texts)} texts and {len(images)} images; give None for no image.")
+    text = text_features_of(model, texts, model.architecture.product_length, desc and f"{desc}: texts")
+    pictures = image_features_of(model, images, desc and f"{desc}: pictures")
+    has_text = np.array([bool(told.strip()) for told in texts], dtype=bool)
+    shape = (len(texts), model.architecture.dimension)
+    vectors = {name: np.empty(shape, dtype=np.float32) for name in ("fused", "text", "image")}
+    for rows in _slices(len(texts)):
+        parts = (text[rows], pictures.features[rows], has_text[rows], pictures.has_image[rows])
+        with torch.inference_mode():
+            made = model.fuse(*(torch.from_numpy(part).to(model.device) for part in parts))
+        for name, array in vectors.items():
+            array[rows] = _finite(getattr(made, name))
+    return EncodedProducts(**vectors, has_text=has_text, has_image=pictures.has_image, unusable=pictures.unusable)
+
+
+def encode_categories(model: CatalogueReranker, paths: Sequence[str], desc: str | None = None) -> np.ndarray:
+    """Vectors float32 [C, D] of category paths. Raises CourseError if one is not finite."""
+    features = text_features_of(model, paths, model.architecture.category_length, desc)
+    vectors = np.empty((len(paths), model.architecture.dimension), dtype=np.float32)
+    for rows in _slices(len(paths)):
+        with torch.inference_mode():
+            vectors[rows] = _finite(model.embed_categories(torch.from_numpy(features[rows]).to(model.device)))
+    return vectors
+
+
+def text_features_of(
+    model: CatalogueReranker, texts: Sequence[str], length: int, desc: str | None = None
+) -> np.ndarray:
+    """Features float32 [N, Ht] of N texts, read up to `length` tokens, before the projection; equal ones are encoded
+    once."""
+    return merged(model.text_tower).at(length).embed(texts, desc=desc)
+
+
+def image_features_of(model: CatalogueReranker, paths: Sequence[Path | None], desc: str | None = None) -> ImageFeatures:
+    """Features of N picture files before the projection; None for a product without one. A file that comes several
+    times is encoded once. The next batch is read while one is encoded."""
+    first: dict[str, int] = {}
+    known = [-1 if path is None else first.setdefault(os.fspath(path), len(first)) for path in paths]
+    source = np.array(known, dtype=np.int64)
+    tower, placement = model.vision_tower, choose_placement("torch")
+    half, device = getattr(torch, placement.precision), placement.device
+    # A CPU is fastest with all in half precision. A GPU has time for autocast, which keeps sums in float32.
+    weights = half if device == "cpu" else torch.float32
+    running = merged(tower).to(device, weights)
+    pictures = Pictures([Path(path) for path in first], tower.seeing, tower.seeing.side)
+    features = np.zeros((len(first) + 1, tower.width), dtype=np.float32)  # the last row: no picture
+    usable = np.zeros(len(first) + 1, dtype=bool)
+    batches = np.split(np.arange(len(first)), range(BATCH[device], len(first), BATCH[device]))
+    with progress(total=len(first), desc=desc, unit="picture", shown=bool(desc)) as bar:
+        for rows, (pixels, good) in ahead(batches, pictures.take):
+            if good.any():
+                inputs = tower.seeing.as_input(pixels[good]).to(device, weights)
+                with torch.inference_mode(), torch.autocast(device, half, enabled=device == "cuda"):
+                    features[rows[good]] = _finite(running(inputs))
+            usable[rows] = good
+            bar.update(len(rows))
+    unusable = {at: pictures.unusable[row] for at, row in enumerate(source.tolist()) if row in pictures.unusable}
+    return ImageFeatures(features[source], usable[source], unusable)
+
+
+def _slices(count: int) -> list[slice]:
+    return [slice(start, start + ROWS_A_PROJECTION) for start in range(0, count, ROWS_A_PROJECTION)]
+
+
+def _finite(vectors: Tensor) -> np.ndarray:
+    if not bool(torch.isfinite(vectors).all()):
+        raise CourseError("the model gave vectors that are not numbers; train again from an earlier checkpoint.")
+    return vectors.cpu().numpy()

@@ -1,0 +1,318 @@
+"""Training in three stages on a small shop: it learns, goes on after a kill to the same bits, and says what is wrong.
+
+Run as a script (`python test_reranker_train.py SHOP WORK TEXT VISION`) it is the training that a test kills.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chapter04_catalogue_reranker import ablations, category_ranking, train
+from chapter04_catalogue_reranker.ablations import VARIANTS, AblationsConfig
+from chapter04_catalogue_reranker.category_ranking import RERANKER, ZERO_SHOT, CategoryRankingConfig
+from chapter04_catalogue_reranker.encode import encode_categories, encode_products
+from chapter04_catalogue_reranker.losses import listwise_loss, multi_positive_info_nce
+from chapter04_catalogue_reranker.model import CatalogueReranker
+from chapter04_catalogue_reranker.prepare_data import load_reranker_data
+from chapter04_catalogue_reranker.train import HEADLINE, Training, examples, load_training, model_folders
+from chapter04_catalogue_reranker.train_config import PROFILE_DEFAULTS, TrainConfig, resolved
+from common.artifacts import Artifacts
+from common.catalogue import Catalogue
+from common.errors import CourseError
+from common.training_log import read_log
+
+FIXTURES = runpy.run_path(str(Path(__file__).with_name("towers_fixtures.py")))
+SMALL = {"products": 90, "epochs": (8, 1, 1), "batch_size": 32, "checkpoint_every": 2, "queue": 50}
+
+
+def config_of(towers: tuple[str, str], **changes) -> TrainConfig:
+    sizes = {"product_length": 24, "category_length": 16, "learning_rate": (5e-3, 2e-3, 2e-3)}
+    return resolved(TrainConfig(profile="pocket", text=towers[0], vision=towers[1], **(SMALL | sizes | changes)))
+
+
+if __name__ == "__main__":
+    shop = Catalogue.load(Path(sys.argv[1]))
+    prepared = load_reranker_data(Artifacts.for_catalogue(shop), shop)
+    Training(config_of((sys.argv[3], sys.argv[4])), Path(sys.argv[2]), prepared).run()
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("towers")
+    return FIXTURES["tiny_text"](folder), FIXTURES["tiny_vision"]("vit", folder)
+
+
+@pytest.fixture(scope="module")
+def whole(towers, reranker_data, tmp_path_factory):
+    """The work folder of an uninterrupted training."""
+    work = tmp_path_factory.mktemp("whole")
+    Training(config_of(towers), work, reranker_data).run()
+    return work
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "reranker.safetensors")
+
+
+def lines(work: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (work / train.LOG).read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    for name in ("checkpoint_0", "checkpoint_1", "checkpoint_2", "best"):
+        mine, theirs = weights(one / name), weights(other / name)
+        assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine), name
+    assert lines(one) == lines(other)
+    assert json.loads((one / train.METRICS).read_text()) == json.loads((other / train.METRICS).read_text())
+
+
+def test_three_stages_leave_their_models_and_lines(whole):
+    log = read_log(whole / train.LOG)
+    batches = log[log["listwise"].notna()]
+    assert batches.groupby(["stage", "epoch"])["products"].sum().to_dict() == dict.fromkeys(
+        [*((0, epoch) for epoch in range(1, 9)), (1, 1), (2, 1)], 90
+    )
+    assert (batches["contrastive"] > 0).all() and (batches["scale"] > 1).all()
+    metrics = json.loads((whole / train.METRICS).read_text())
+    assert list(metrics) == ["untrained", "stage 0", "stage 1", "stage 2"]
+    headline = [metrics[f"stage {stage}"][HEADLINE] for stage in range(3)]
+    assert headline == sorted(headline)  # a stage that gains nothing leaves the model as it was
+    cost = batches.groupby(["stage", "epoch"])["listwise"].mean()
+    assert cost[0, 8] < cost[0, 1] - 0.05
+    last = weights(whole / "checkpoint_2")
+    assert all(torch.equal(value, last[name]) for name, value in weights(whole / "best").items())
+
+
+def test_a_stage_trains_its_part_and_nothing_else(towers, reranker_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(Training, "_keep_best", lambda *_: None)  # so that a stage's epochs stay to be looked at
+    training = Training(config_of(towers, epochs=(1, 1, 1)), tmp_path, reranker_data)
+    before = {name: value.clone() for name, value in training.model.own_state().items()}
+    state, log = {**train.NEW, "figures": {}}, train.TrainingLog(tmp_path / "log")
+    for stage, tower in ((0, None), (1, "text_tower"), (2, "vision_tower")):
+        state |= {"stage": stage, "epoch": 0, "step": 0, "best": None}
+        training.train_stage(stage, state, log)
+        after = {name: value.clone() for name, value in training.model.own_state().items()}
+        changed = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
+        own = {"text_projection", "image_projection", "gate", "logit_scale"}
+        assert changed == own | ({tower} if tower else set())
+        before = after
+    log.close()
+
+
+def test_the_losses_are_those_of_the_batch_computed_one_by_one(towers, reranker_data, tmp_path):
+    training = Training(config_of(towers), tmp_path, reranker_data)
+    training.placement = replace(training.placement, precision="float32")
+    training._start_from(0, {"figures": {}})
+    model, lists = training.model.eval(), training.lists
+    batches = train.epoch_batches(lists, training.rows["train"], 16, np.random.default_rng(0))
+    with torch.no_grad():
+        before, second = (training.losses(batch, None) for batch in batches[:2])
+        vectors, paths = (torch.from_numpy(array) for array in training.inputs.vectors(batches[1].rows))
+        costs = []
+        for at, row in enumerate(batches[1].rows):
+            own = paths[lists.paths[row][lists.listed[row]]]
+            scores = (model.scale * own @ vectors[at])[None]
+            listed = torch.ones(scores.shape, dtype=torch.bool)
+            costs.append(listwise_loss(scores, listed, torch.tensor([int(lists.truth[row])])))
+        labels = torch.from_numpy(training.labels[batches[1].rows])
+        first = torch.from_numpy(training.inputs.vectors(batches[0].rows)[0])
+        earlier = torch.from_numpy(training.labels[batches[0].rows])
+        keys = train.CategoryQueue(50)
+        keys.push(first, paths[earlier], earlier)
+        contrastive = multi_positive_info_nce(vectors, paths[labels], labels, keys.keys(), scale=model.scale)
+    assert float(before["listwise"]) != float(second["listwise"])
+    assert float(second["listwise"]) == pytest.approx(float(torch.stack(costs).mean()), abs=1e-4)
+    assert float(second["contrastive"]) == pytest.approx(0.1 * float(contrastive), abs=1e-3)
+    assert len(training.queue) == 32
+
+
+@pytest.mark.parametrize("after", [1, 12, 25, 28])
+def test_an_interrupted_training_goes_on_to_the_same_bits(whole, towers, reranker_data, tmp_path, monkeypatch, after):
+    steps, losses = [0], Training.losses
+
+    def until(self, *arguments):
+        if steps[0] == after:
+            raise KeyboardInterrupt
+        steps[0] += 1
+        return losses(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "losses", until)
+        with pytest.raises(KeyboardInterrupt):
+            Training(config_of(towers), tmp_path, reranker_data).run()
+    assert not (tmp_path / "best").exists()
+    Training(config_of(towers), tmp_path, reranker_data).run()
+    assert_same(whole, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_to_the_same_bits(whole, towers, reranker_shop, reranker_data, tmp_path):
+    command = [sys.executable, __file__, str(reranker_shop.folder), str(tmp_path), *towers]
+    random = np.random.default_rng(int(time.time()))
+    for _ in range(3):
+        process = subprocess.Popen(command, env={**os.environ, "COURSE_QUIET": "1"})
+        wanted = len(lines(tmp_path)) if (tmp_path / train.LOG).exists() else 0
+        wanted += int(random.integers(1, 5))
+        while process.poll() is None and not (
+            (tmp_path / train.LOG).exists() and (tmp_path / train.LOG).read_bytes().count(b"\n") >= wanted
+        ):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, env={**os.environ, "COURSE_QUIET": "1"})
+    assert_same(whole, tmp_path)
+
+
+def test_a_stage_that_gains_nothing_leaves_the_model_of_the_one_before(towers, reranker_data, tmp_path):
+    Training(config_of(towers, learning_rate=(5e-3, 1e-12, 1e-12)), tmp_path, reranker_data).run()
+    metrics = json.loads((tmp_path / train.METRICS).read_text())
+    assert metrics["stage 2"]["epoch"] == metrics["stage 1"]["epoch"] == 0
+    kept = weights(tmp_path / "checkpoint_0")
+    assert all(torch.equal(value, kept[name]) for name, value in weights(tmp_path / "best").items())
+
+
+def test_validation_leaves_the_model_in_training_mode(towers, reranker_data, tmp_path, monkeypatch):
+    modes, losses = [], Training.losses
+    monkeypatch.setattr(
+        Training, "losses", lambda self, *rest: modes.append(self.model.training) or losses(self, *rest)
+    )
+    Training(config_of(towers, epochs=(2, 0, 0), contrastive=0.0), tmp_path, reranker_data).run()
+    assert len(modes) == 6 and all(modes)
+    assert "contrastive" not in read_log(tmp_path / train.LOG)
+
+
+def test_figures_count_ranks_on_validation_products(whole, towers, reranker_data, tmp_path):
+    training = Training(config_of(towers), tmp_path, reranker_data)
+    training._start_from(0, {"figures": {}})
+    figures = training.model.eval() and training.figures()
+    val = training.products[training.products["split"] == "val"]
+    home = Path(reranker_data.catalogue.folder)
+    images = [None if pd.isna(image) else home / image for image in val["image"]]
+    cosines = encode_products(training.model, val["text"].tolist(), images).fused
+    cosines = cosines @ encode_categories(training.model, reranker_data.paths).T
+    first = [reranker_data.paths[at] for at in cosines.argmax(axis=1)]
+    assert figures["taxonomy Acc@1"] == pytest.approx(np.mean(np.array(first) == val["true_path"].to_numpy()), abs=0.03)
+
+
+def test_confusions_are_wrong_first_paths_of_training_products(whole, reranker_data):
+    found = pd.read_parquet(whole / train.CONFUSIONS)
+    true = reranker_data.products.set_index("product_id").loc[found["product_id"]]
+    assert len(found) and (true["split"] == "train").all()
+    assert (true["true_path"].to_numpy() != found["category_path"].to_numpy()).all()
+
+
+def test_products_without_a_true_path_or_anything_to_see_are_no_examples(towers, reranker_data):
+    products = reranker_data.products.copy()
+    train_ids = products.index[products["split"] == "train"][:3]
+    products.loc[train_ids[0], "true_path"] = None
+    products.loc[train_ids[1], ["text", "image"]] = ["", None]
+    products.loc[train_ids[2], "image"] = None
+    lost = products.loc[train_ids, "product_id"].tolist()
+    config = config_of(towers, products=10_000)
+    assert [name in set(examples(products, config)["product_id"]) for name in lost] == [False, False, True]
+    assert lost[2] not in set(examples(products, replace(config, inputs="image"))["product_id"])
+    with pytest.raises(CourseError, match="there are 0 and"):
+        examples(products[products["split"] != "train"], config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 1}, "batch_size is 1"),
+        ({"warm_up": 1.5}, "at most 1"),
+        ({"epochs": (0, 0, 0)}, "not all of them 0"),
+        ({"epochs": (1, 2)}, "three numbers"),
+        ({"learning_rate": (1e-3, 0.0, 1e-3)}, "above 0"),
+        ({"queue": -1}, "queue is -1"),
+    ],
+)
+def test_a_config_that_trains_nothing_is_refused(change, message):
+    with pytest.raises(CourseError, match=message):
+        resolved(TrainConfig(**change))
+
+
+@pytest.mark.parametrize("profile", PROFILE_DEFAULTS)
+def test_profiles_fill_in_what_is_not_given(profile):
+    config = resolved(TrainConfig(profile=profile, epochs=(1, 0, 0)))
+    assert config.epochs == (1, 0, 0) and config.text == PROFILE_DEFAULTS[profile]["text"]
+    assert config.architecture().text_pooling == ("cls" if profile == "full" else "mean")
+
+
+@pytest.fixture(scope="module")
+def measured(towers, reranker_shop, reranker_data):
+    """The steps `train`, `ablations` and `category_ranking` of the small shop."""
+    source = str(reranker_shop.folder)
+    train.main(replace(config_of(towers), catalogue=source))
+    ablations.main(AblationsConfig(catalogue=source, variants=("text only", "image only", "no queue")))
+    return category_ranking.main(CategoryRankingConfig(catalogue=source, split="test", accuracy=0.05))
+
+
+def test_the_step_keeps_what_the_training_made(measured, reranker_shop, whole):
+    artifacts = Artifacts.for_catalogue(reranker_shop)
+    result, folders = load_training(artifacts), model_folders(artifacts)
+    assert list(folders) == ["best", "stage_0", "stage_1", "stage_2"]
+    assert all(CatalogueReranker.load(folder) for folder in folders.values())
+    assert result.metrics.keys() == {"untrained", "stage 0", "stage 1", "stage 2"}
+    assert not (artifacts.folder / train.CHAPTER / "unfinished").exists() or not any(
+        (artifacts.folder / train.CHAPTER / "unfinished").iterdir()
+    )
+
+
+def test_ablations_change_one_thing_of_the_training_in_force(measured, reranker_shop, towers):
+    found = ablations.load_ablations(Artifacts.for_catalogue(reranker_shop))
+    assert found.stages == {"text only": (0, 1), "image only": (0, 2), "no queue": (0,)}
+    inputs = {name: CatalogueReranker.load(folder).architecture.inputs for name, folder in found.folders.items()}
+    assert inputs == {"text only": "text", "image only": "image", "no queue": "both"}
+    base = config_of(towers)
+    assert all(replace(base, **change) != base for change in VARIANTS.values())
+    with pytest.raises(CourseError, match="'no gate' is no variant"):
+        ablations.main(AblationsConfig(catalogue=str(reranker_shop.folder), variants=("no gate",)))
+
+
+def test_the_board_is_the_mean_over_products_of_each_system(measured, reranker_data):
+    test = reranker_data.products[reranker_data.products["split"] == "test"]
+    systems = {ZERO_SHOT, "stage 0", "stage 1", RERANKER, "text only", "image only", "no queue"}
+    assert set(measured.board["system"]) == systems
+    for system in systems:
+        table = measured.per_product.xs(system, level="system")
+        assert table.index.tolist() == test["product_id"].tolist()
+        board = measured.board[measured.board["system"] == system].set_index("metric")["value"]
+        assert board["listed Acc@1"] == pytest.approx(table["listed Acc@1"].mean())
+        macro = table["taxonomy Acc@1"].groupby(test["true_path"].to_numpy()).mean().mean()
+        assert board["taxonomy macro R@1"] == pytest.approx(macro)
+    assert {tuple(row) for row in measured.comparisons[["system", "against"]].to_numpy()} >= {
+        (RERANKER, ZERO_SHOT), (RERANKER, "text only"), (RERANKER, "image only"),
+    }  # fmt: skip
+    assert (measured.comparisons["p_holm"] >= measured.comparisons["p"]).all()
+
+
+def test_the_threshold_is_chosen_on_validation_and_stated_on_test(measured):
+    assert set(measured.calibration) == {"listed", "taxonomy"}
+    for among, facts in measured.calibration.items():
+        curve = measured.coverage[measured.coverage["among"] == among]
+        assert curve["coverage"].iloc[0] == 1 and facts["temperature"] > 0
+        board = measured.board.set_index(["system", "metric"])["value"]
+        assert curve["accuracy"].iloc[0] == pytest.approx(board[RERANKER, f"{among} Acc@1"], abs=0.02)  # but for ties
+        if facts["threshold"] is None:
+            assert facts["coverage"] == 0 and facts["accuracy"] is None
+        else:
+            answered = curve[curve["threshold"] >= facts["threshold"]].iloc[0]
+            assert facts["coverage"] == pytest.approx(answered["coverage"])
+            assert facts["accuracy"] == pytest.approx(answered["accuracy"])
+    assert measured.calibration["listed"]["threshold"] is not None
+    assert (measured.hierarchy.groupby("system")["F1 macro"].diff().dropna() >= 0).all()  # lenient after strict
