@@ -3,22 +3,22 @@
     python -m chapter04_catalogue_reranker.ablations
 
 Each variant is trained like the model itself, with the same products, order and seed. Those that read one modality go
-through all the stages that train something of it; the others through stage 0 alone in profile pocket, to be compared
-with the model's own stage 0.
+through all stages, and are compared with the model; the others through stage 0 alone, and are compared with the model's
+own stage 0.
 """
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from chapter02_two_tower.train import link_or_copy
 from chapter04_catalogue_reranker import train
 from chapter04_catalogue_reranker.prepare_data import RerankerData, load_reranker_data
-from chapter04_catalogue_reranker.train import Training, work_name
-from chapter04_catalogue_reranker.train_config import TrainConfig
+from chapter04_catalogue_reranker.train import Training, check_training, config_of, work_name
+from chapter04_catalogue_reranker.train_config import TrainConfig, resolved
 from common.artifacts import Artifacts, RunFolder
 from common.catalogue import load_catalogue
 from common.cli import run_step
@@ -36,9 +36,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """What is changed in the training's config, by variant."""
 
-STAGES_OF = {TEXT_ONLY: (0, 1), IMAGE_ONLY: (0, 2)}
-"""The stages in which a variant of one modality trains the tower that it reads with."""
-
 
 @dataclass(frozen=True)
 class AblationsConfig:
@@ -50,18 +47,14 @@ class AblationsConfig:
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
     variants: tuple[str, ...] = tuple(VARIANTS)
     """Which to train."""
-    all_stages: bool = False
-    """Train the others than text only and image only through all stages, too."""
 
 
 @dataclass(frozen=True)
 class Ablations:
-    """run: a folder for each variant. folders: by variant, what `CatalogueReranker.load` takes. stages: by variant, the
-    stages it was trained in."""
+    """run: a folder for each variant. folders: by variant, what `CatalogueReranker.load` takes."""
 
     run: RunFolder
     folders: dict[str, Path]
-    stages: dict[str, tuple[int, ...]]
 
 
 def main(config: AblationsConfig) -> Ablations:
@@ -75,7 +68,7 @@ def main(config: AblationsConfig) -> Ablations:
     inputs = {"prepare_data": data.run, "train": trained}
     if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
         base = config_of(trained)
-        works = {name: _train(name, base, config, data, artifacts) for name in config.variants}
+        works = {name: _train(name, base, data, artifacts) for name in config.variants}
         with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
             for name, work in works.items():
                 shutil.copytree(work / "best", folder / _slug(name), copy_function=link_or_copy)
@@ -85,34 +78,22 @@ def main(config: AblationsConfig) -> Ablations:
 
 
 def load_ablations(artifacts: Artifacts) -> Ablations:
-    """Read the variants in force; raises `MissingArtifact` with the command that makes them."""
+    """Read the variants in force; raises `MissingArtifact` with the command that makes them, and CourseError if they
+    are of another training than the one in force."""
     run = artifacts.current(CHAPTER, STEP)
-    names, everything = run.manifest["config"]["variants"], run.manifest["config"]["all_stages"]
-    stages = {name: _stages(name, everything) for name in names}
-    return Ablations(run, {name: run.path / _slug(name) for name in names}, stages)
+    check_training(run, artifacts)
+    return Ablations(run, {name: run.path / _slug(name) for name in run.manifest["config"]["variants"]})
 
 
-def config_of(trained: RunFolder) -> TrainConfig:
-    """The config that a training was made with."""
-    recorded = trained.manifest["config"]
-    as_tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()}
-    return TrainConfig(**{field.name: as_tuples[field.name] for field in fields(TrainConfig)})
-
-
-def _train(name: str, base: TrainConfig, config: AblationsConfig, data: RerankerData, artifacts: Artifacts) -> Path:
+def _train(name: str, base: TrainConfig, data: RerankerData, artifacts: Artifacts) -> Path:
     """Train one variant and return its work folder, which stays until all are trained."""
-    stages = _stages(name, config.all_stages)
-    epochs = tuple(count if stage in stages else 0 for stage, count in enumerate(base.epochs))
-    changed = replace(base, epochs=epochs, **VARIANTS[name])
+    epochs = base.epochs if name in (TEXT_ONLY, IMAGE_ONLY) else (base.epochs[0], 0, 0)
+    changed = resolved(replace(base, epochs=epochs, **VARIANTS[name]))
     work = artifacts.folder / CHAPTER / "unfinished" / work_name(changed, data)
     if not (work / "best").is_dir():
-        tell(f"ablations: {name}, stages {', '.join(map(str, stages))}")
+        tell(f"ablations: {name}")
         Training(changed, work, data).run()
     return work
-
-
-def _stages(name: str, everything: bool) -> tuple[int, ...]:
-    return STAGES_OF.get(name, (0, 1, 2) if everything else (0,))
 
 
 def _slug(name: str) -> str:

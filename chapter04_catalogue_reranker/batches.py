@@ -14,7 +14,7 @@ from common.errors import CourseError
 @dataclass(frozen=True)
 class Candidates:
     """The candidate lists of N products: paths [N, K] as numbers of the catalogue's paths, listed bool [N, K] (False is
-    padding), truth int64 [N] the column of the true path, -1 if none is true."""
+    padding, with the first path's number), truth int64 [N] the column of the true path, -1 if none is true."""
 
     paths: np.ndarray
     listed: np.ndarray
@@ -38,6 +38,7 @@ class Candidates:
             unknown = [name for name in names if name not in number]
             if unknown:
                 raise CourseError(f"product {product_id!r}: the candidate {unknown[0]!r} is none of the known paths.")
+            made[row] = number[names[0]]  # padding brings no further path into a batch
             made[row, : len(names)] = [number[name] for name in names]
             listed[row, : len(names)] = True
             if any(true):
@@ -73,12 +74,13 @@ def epoch_batches(lists: Candidates, rows: np.ndarray, size: int, rng: np.random
     """All `rows` in a random order, `size` a batch; a last batch of one product joins the one before."""
     order = rng.permutation(rows)
     parts = np.split(order, range(size, len(order) - 1, size)) if len(order) > size else [order]
-    return [_batch(lists, part) for part in parts]
+    labels = lists.labels()
+    return [_batch(lists, labels, part) for part in parts]
 
 
-def _batch(lists: Candidates, rows: np.ndarray) -> Batch:
+def _batch(lists: Candidates, labels: np.ndarray, rows: np.ndarray) -> Batch:
     listed = lists.listed[rows]
     longest = int(listed.sum(axis=1).max())
     listed, paths = listed[:, :longest], lists.paths[rows, :longest]
     columns, candidates = np.unique(paths, return_inverse=True)
-    return Batch(rows, columns, candidates.reshape(paths.shape), listed, lists.truth[rows], lists.labels()[rows])
+    return Batch(rows, columns, candidates.reshape(paths.shape), listed, lists.truth[rows], labels[rows])

@@ -42,7 +42,7 @@ class Categories:
     def of_queries(self, queries: Sequence[str]) -> np.ndarray:
         """P(category | query), float32 [Q, C]; a query without a word gets the same for all."""
         asked = encode_products(self.model, [product_text(query, None) for query in queries], [None] * len(queries))
-        return probabilities(asked.text @ self.vectors.T, float(self.model.scale))
+        return probabilities(asked.text @ self.vectors.T, float(self.model.scale.detach()))
 
 
 def category_distributions(

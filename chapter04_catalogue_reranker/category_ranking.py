@@ -28,11 +28,11 @@ from chapter04_catalogue_reranker.ranking_metrics import (
     by_frequency,
     hierarchical,
     hierarchical_figures,
-    macro_recall_at_1,
+    macro_shares,
     per_product,
     rank_of_truth,
 )
-from chapter04_catalogue_reranker.train import load_training, model_folders
+from chapter04_catalogue_reranker.train import check_training, load_training, model_folders, trained_products
 from common.artifacts import Artifacts, RunFolder, read_json, write_json
 from common.catalogue import Catalogue, load_catalogue
 from common.cli import run_step
@@ -49,6 +49,7 @@ TABLES = ("board", "per_product", "comparisons", "hierarchy", "by_depth", "by_fr
 CLAIMS = (
     *((RERANKER, other, f"{LISTED} Acc@1") for other in (ZERO_SHOT, TEXT_ONLY, IMAGE_ONLY)),
     *((RERANKER, other, f"{TAXONOMY} Acc@1") for other in (ZERO_SHOT, TEXT_ONLY, IMAGE_ONLY)),
+    (RERANKER, ZERO_SHOT, f"{TAXONOMY} {MACRO_RECALL}"),
     ("stage 1", "stage 0", f"{TAXONOMY} Acc@1"),
     (RERANKER, "stage 1", f"{TAXONOMY} Acc@1"),
     *(("stage 0", other, f"{TAXONOMY} Acc@1") for other in ("mean fusion", "no contrastive term", "no queue")),
@@ -75,6 +76,8 @@ class CategoryRankingConfig:
 @dataclass(frozen=True)
 class CategoryRanking:
     """Figures of N products with a true path.
+
+    Macro R@1 in per_product is each product's share of it (`macro_shares`).
 
     board: system, metric ("listed Acc@1", "taxonomy MRR", …), value, ci_low, ci_high, n_queries. per_product: by system
     and product_id, a column a metric. comparisons: a row a claim, p_holm corrected for their number. hierarchy: by
@@ -118,19 +121,22 @@ def main(config: CategoryRankingConfig) -> CategoryRanking:
         inputs["ablations"], folders = ablations.run, folders | ablations.folders
     if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
         with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
-            _measure(folder, data, folders, config)
+            _measure(folder, data, trained_products(artifacts, data), folders, config)
     return load_category_ranking(artifacts)
 
 
 def load_category_ranking(artifacts: Artifacts) -> CategoryRanking:
-    """Read the measurement in force; raises `MissingArtifact` with the command that makes one."""
+    """Read the measurement in force; raises `MissingArtifact` with the command that makes one, and CourseError if it is
+    of another training than the one in force."""
     run = artifacts.current(CHAPTER, STEP)
+    check_training(run, artifacts)
     tables = {name: pd.read_parquet(run.path / f"{name}.parquet") for name in TABLES}
     return CategoryRanking(run=run, **tables, calibration=read_json(run.path / CALIBRATION))
 
 
 class Split:
-    """The products of a split that have a true path, with their candidate lists."""
+    """The products of a split that have a true path among their candidates, with these lists. The others are left out:
+    no ranking of theirs could be right."""
 
     def __init__(self, data: RerankerData, split: str) -> None:
         products = data.products
@@ -163,6 +169,7 @@ class Split:
         """A row a product, a column a metric; own list and whole taxonomy."""
         cosines = Ranked(ranked.listed, ranked.taxonomy, 1.0)
         listed, taxonomy = (per_product(rank_of_truth(*self.logits(cosines, among))) for among in (LISTED, TAXONOMY))
+        taxonomy[MACRO_RECALL] = macro_shares(taxonomy["Acc@1"].to_numpy(), self.products["true_path"])
         table = pd.concat([listed.add_prefix(f"{LISTED} "), taxonomy.add_prefix(f"{TAXONOMY} ")], axis=1)
         return table.set_index(self.products["product_id"])
 
@@ -170,30 +177,24 @@ class Split:
         return Ranked(self.lists.scores(products, paths), products @ paths.T, scale)
 
 
-def _measure(folder: Path, data: RerankerData, folders: dict[str, Path], config: CategoryRankingConfig) -> None:
-    """Rank with every system, and write what `CategoryRanking` holds."""
+def _measure(
+    folder: Path, data: RerankerData, trained: pd.DataFrame, folders: dict[str, Path], config: CategoryRankingConfig
+) -> None:
+    """Rank with every system, and write what `CategoryRanking` holds. trained: the products of the training."""
     split = Split(data, config.split)
     ranked = {ZERO_SHOT: split.ranked_zero_shot()}
     ranked |= {name: split.ranked_by(CatalogueReranker.load(path)) for name, path in folders.items()}
     tables = {name: split.figures(found) for name, found in ranked.items()}
     true_paths = split.products["true_path"].tolist()
-    board = pd.concat([_board(table, true_paths, config.seed).assign(system=name) for name, table in tables.items()])
+    board = pd.concat([summarise(table, seed=config.seed).assign(system=name) for name, table in tables.items()])
     pd.concat(tables, names=["system"]).to_parquet(folder / "per_product.parquet")
     board.to_parquet(folder / "board.parquet", index=False)
     _comparisons(tables, config.seed).to_parquet(folder / "comparisons.parquet", index=False)
     _hierarchy(ranked, split).to_parquet(folder / "hierarchy.parquet", index=False)
     ranks = 1 / tables[RERANKER][f"{TAXONOMY} MRR"].to_numpy()
-    trained_on = data.products.loc[data.products["split"] == "train", "true_path"].dropna()
     by_depth(ranks, true_paths).to_parquet(folder / "by_depth.parquet")
-    by_frequency(ranks, true_paths, trained_on).to_parquet(folder / "by_frequency.parquet")
+    by_frequency(ranks, true_paths, trained["true_path"]).to_parquet(folder / "by_frequency.parquet")
     _calibrate(folder, Split(data, "val"), split, ranked[RERANKER], folders[RERANKER], config.accuracy)
-
-
-def _board(table: pd.DataFrame, true_paths: list[str], seed: int) -> pd.DataFrame:
-    """The means with intervals, and macro R@1, whose interval is not that of a mean over products."""
-    first = table[f"{TAXONOMY} Acc@1"].to_numpy()
-    macro = {"metric": f"{TAXONOMY} {MACRO_RECALL}", "value": macro_recall_at_1(first, true_paths)}
-    return pd.concat([summarise(table, seed=seed), pd.DataFrame([macro | {"n_queries": len(table)}])])
 
 
 def _comparisons(tables: dict[str, pd.DataFrame], seed: int) -> pd.DataFrame:

@@ -35,7 +35,7 @@ from chapter04_catalogue_reranker.systems import BEST, systems
 from common.artifacts import Artifacts, RunFolder
 from common.catalogue import Catalogue, load_catalogue
 from common.cli import run_step
-from common.errors import MissingArtifact
+from common.errors import CourseError, MissingArtifact
 
 CHAPTER, STEP = "chapter04_catalogue_reranker", "evaluate"
 HEADLINE = "nDCG@10"
@@ -80,12 +80,13 @@ def main(config: EvaluateConfig) -> EvaluateResult:
     for step in OTHERS:
         with suppress(MissingArtifact):
             inputs[step] = artifacts.current(CHAPTER, step)
+    _check(inputs, catalogue, config)
     if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
         rows = [of(artifacts, catalogue) for step, of in OTHERS.items() if step in inputs]
         with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
             if len(queries):
                 _compare(folder, artifacts, catalogue, queries, config, rows)
-            elif rows:
+            else:
                 save_evaluation(folder, pd.concat(rows, ignore_index=True), NOBODY, pd.DataFrame(), {})
     return load_evaluation(artifacts, CHAPTER)
 
@@ -94,6 +95,21 @@ def _inputs(artifacts: Artifacts) -> dict[str, RunFolder]:
     """The ranker, and what it is compared with."""
     earlier = {chapter: artifacts.current(chapter, STEP) for chapter in EARLIER}
     return {"learned_ranker": artifacts.current(CHAPTER, "learned_ranker")} | earlier
+
+
+def _check(inputs: dict[str, RunFolder], catalogue: Catalogue, config: EvaluateConfig) -> None:
+    """Refuse a board of nothing, and one of two splits."""
+    if not inputs:
+        raise CourseError(
+            f"{catalogue.source} has no judged {config.split} queries, and nothing else was measured on it; run "
+            f"category_ranking, or real_text for {' or '.join(real_text.SELECTION)}, first."
+        )
+    ranked = inputs.get(category_ranking.STEP)
+    if ranked is not None and ranked.manifest["config"]["split"] != config.split:
+        raise CourseError(
+            f"evaluate: categories were ranked on the split {ranked.manifest['config']['split']}, not {config.split}.\n"
+            f"Rank them again with: python -m {CHAPTER}.{category_ranking.STEP} --split {config.split}"
+        )
 
 
 def _compare(

@@ -50,13 +50,14 @@ class Inputs:
         if "image" in frozen:
             features = self._image_features(range(len(self.files)))
             self._kept["image"] = torch.from_numpy(features)
-        elif self._pictures is None:
+        elif self._pictures is None and self.model.architecture.inputs != "text":
             seeing = self.model.vision_tower.seeing
             self._pictures = Pictures([file or Path() for file in self.files], seeing, seeing.side)
 
     def pixels(self, rows: np.ndarray) -> Tensor | None:
-        """Pictures of the rows as the vision tower takes them, [B, 3, S, S]; None while it is frozen."""
-        if "image" in self._kept:
+        """Pictures of the rows as the vision tower takes them, [B, 3, S, S]; None while it is frozen, and for a model
+        of texts."""
+        if "image" in self._kept or self._pictures is None:
             return None
         pixels, usable = self._pictures.take(rows)
         self.has_image[rows] &= torch.from_numpy(usable)
@@ -72,6 +73,8 @@ class Inputs:
 
     def image(self, rows: np.ndarray, pixels: Tensor | None) -> Tensor:
         """Image features [B, Hv] of products, from the `pixels` of these rows where the tower is in training."""
+        if self.model.architecture.inputs == "text":
+            return torch.zeros(len(rows), self.model.vision_tower.width, device=self.model.device)
         if pixels is None:
             return self._kept["image"][rows].to(self.model.device)
         return self.model.image_features(pixels.to(self.model.device))

@@ -52,9 +52,9 @@ class RankerConfig:
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
     trees: int = 200
     """At most so many; a multiple of 20."""
-    leaves: tuple[int, ...] = (7, 15)
+    leaves: tuple[int, ...] = (4, 7, 15)
     """Leaves of a tree to try."""
-    start_weights: tuple[float, ...] = (5.0, 10.0)
+    start_weights: tuple[float, ...] = (2.5, 5.0, 10.0)
     """Weights of the starting score to try."""
     learning_rate: float = 0.08
     """How far each tree goes."""
@@ -152,8 +152,7 @@ def main(config: RankerConfig) -> RankerResult:
     Raises `MissingArtifact` with the command for whatever the earlier chapters have not made, and CourseError for a
     catalogue without judged training or validation queries.
     """
-    if config.trees < 1 or config.trees % Boosting.stage:
-        raise CourseError(f"learned ranker: trees is {config.trees}; choose a multiple of {Boosting.stage}.")
+    _check(config)
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
     inputs = inputs_of(artifacts)
@@ -169,6 +168,20 @@ def main(config: RankerConfig) -> RankerResult:
             for name, table in tables.items():
                 table.to_parquet(folder / f"{name}.parquet", index=False)
     return load_result(artifacts)
+
+
+def _check(config: RankerConfig) -> None:
+    """Refuse settings that would fail after the features are made."""
+    rules = {
+        "trees": (config.trees >= 1 and config.trees % Boosting.stage == 0, f"a multiple of {Boosting.stage}"),
+        "leaves": (bool(config.leaves) and min(config.leaves) >= 2, "numbers of at least 2"),
+        "start_weights": (bool(config.start_weights) and min(config.start_weights) >= 0, "numbers of at least 0"),
+        "unjudged_share": (0 <= config.unjudged_share <= 1, "between 0 and 1"),
+        "gains": (config.gains in ("linear", "esci"), "linear or esci"),
+    }
+    for name, (holds, wanted) in rules.items():
+        if not holds:
+            raise CourseError(f"learned ranker: {name} is {getattr(config, name)}; it must be {wanted}.")
 
 
 def inputs_of(artifacts: Artifacts) -> dict[str, RunFolder]:

@@ -35,7 +35,7 @@ from chapter04_catalogue_reranker.category_agreement import (
     load_categories,
 )
 from chapter04_catalogue_reranker.field_matches import FieldMatches, has_tokens, words_of
-from chapter04_catalogue_reranker.query_words import Speller, Understood, understand
+from chapter04_catalogue_reranker.query_words import Speller, Understood, encoder_words, understand
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue, product_text
 from common.encoders import TextEncoder
@@ -132,7 +132,7 @@ class QueryFeatures:
         self._place = {product_id: row for row, product_id in enumerate(self.product_ids)}
         self._keyword_rows = catalogue_rows(catalogue, keyword.product_ids)
         train = catalogue.split_queries("train")["query"]
-        self.speller = Speller(product_text(catalogue.products), train)
+        self.speller = Speller(product_text(catalogue.products), train, encoder_words())
         self.fields = FieldMatches(catalogue.products)
 
     @classmethod

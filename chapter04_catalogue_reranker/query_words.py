@@ -2,20 +2,25 @@
 
 "lamp shdae, but not green under 40 euros" asks for a lamp shade, refuses green, and names a limit. A keyword search
 counts "green" for a product; whoever looks at the queries of the training split sees the few forms that this takes.
-Words are put right by what the catalogue's own texts say, never by a list made elsewhere.
+Words are put right by what the catalogue's own texts say; a word that the text encoder knows counts as right.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from string import ascii_lowercase
 
+from common.encoders import packaged_minilm
+
 SHORTEST = 4
 """Letters of a word that is put right: most shorter ones are one letter from several others."""
+LONGEST = 30
+"""Nobody types a longer one, and the spellings near a word grow with the square of its length."""
 SHORTEST_WITH_TWO_ERRORS = 7
 FEWEST_QUERIES = 2
 """Training queries that must share a word before it counts as spelt that way: an error is seldom made twice."""
@@ -40,11 +45,13 @@ class Speller:
     """Replaces words that neither the catalogue nor two training queries know by the most frequent known one that is
     one typing error away (a letter left out, added, wrong, or two swapped), or two for long words.
 
-    texts: product texts. queries: training queries. A word without a known neighbour stays as it is. Source: Norvig,
-    "How to write a spelling corrector" (2007).
+    texts: product texts. queries: training queries. words: spelt right too, though the shop does not use them, such as
+    the whole words of a text encoder's vocabulary; nothing is replaced by one of these. A word without a known
+    neighbour stays as it is. Source: Norvig, "How to write a spelling corrector" (2007).
     """
 
-    def __init__(self, texts: Iterable[str], queries: Iterable[str] = ()) -> None:
+    def __init__(self, texts: Iterable[str], queries: Iterable[str] = (), words: Collection[str] = ()) -> None:
+        self.words = frozenset(words)
         self.known = Counter(word for text in texts for word in _LETTERS.findall(text.lower()))
         asked = Counter(word for query in queries for word in {*_LETTERS.findall(query.lower())})
         self.known.update({word: count for word, count in asked.items() if count >= FEWEST_QUERIES})
@@ -59,7 +66,7 @@ class Speller:
         return _LETTERS.sub(lambda match: self._word(match[0]), text.lower())
 
     def _word(self, word: str) -> str:
-        if len(word) < SHORTEST or word in self.known:
+        if not SHORTEST <= len(word) <= LONGEST or word in self.known or word in self.words:
             return word
         if word not in self._corrected:
             near = one_error_away(word)
@@ -74,6 +81,13 @@ class Speller:
         neighbours of neighbours would be a hundred times as many."""
         maybe = {other for rest in shortened(word) for other in self._shortened.get(rest, ())}
         return {other for other in maybe if not near.isdisjoint(one_error_away(other))}
+
+
+@cache
+def encoder_words() -> frozenset[str]:
+    """The whole words in the vocabulary of the packaged text encoder: some 22,000 that English uses most."""
+    pieces = (packaged_minilm() / "vocab.txt").read_text(encoding="utf-8").split()
+    return frozenset(piece for piece in pieces if piece.isalpha())
 
 
 def shortened(word: str) -> set[str]:

@@ -172,6 +172,18 @@ def macro_recall_at_1(hits: np.ndarray, labels: Sequence[str] | np.ndarray) -> f
     return float(pd.Series(np.asarray(hits, np.float64)).groupby(_known(labels)).mean().mean())
 
 
+def macro_shares(hits: np.ndarray, labels: Sequence[str] | Sequence[int] | np.ndarray) -> np.ndarray:
+    """What each product contributes to `macro_recall_at_1`, [N], such that the mean over products is the figure:
+
+        hit * N / (paths * products of its path)
+
+    so that intervals and paired tests over products apply. They take the paths' frequencies as given. Arguments and
+    errors as there.
+    """
+    _, place, counts = np.unique(_known(labels), return_inverse=True, return_counts=True)
+    return np.asarray(hits, np.float64) * len(place) / (len(counts) * counts[place])
+
+
 def by_depth(ranks: np.ndarray, true_paths: Sequence[str], *, edges: Sequence[int] = DEPTHS) -> pd.DataFrame:
     """The figures by the depth of the true path, from 1: rows `1`, `2`, `3`, `4+`; see `by_frequency`."""
     depths = np.array([len(levels(path)) for path in _known(true_paths)])

@@ -10,7 +10,7 @@ All systems rank all paths (`text_tasks` says what is asked, and on which rows; 
 - `parent rule`, `name rule` (shopify_taxonomy): copy what the nearest ancestor is mapped to, as far as training tells;
   take the nearest ancestor that is a candidate word for word. Both answer with few paths or none: no answer is a miss.
 - `reranker`: the chapter's text projection, trained in stage 0.
-- `reranker + votes`: mixed with the votes of the nearest titles, or of both rules.
+- `reranker + votes`: mixed with the votes of the nearest titles, or of both rules; not there if these got no weight.
 
 The number of epochs and the learning rate were chosen on held-out training rows once, the weights of the votes are
 chosen on them in every run. For abo the projection is then trained again on all training rows, held-out ones too. The
@@ -30,7 +30,7 @@ import pandas as pd
 
 from chapter04_catalogue_reranker.encode import text_features_of
 from chapter04_catalogue_reranker.model import Architecture, CatalogueReranker
-from chapter04_catalogue_reranker.ranking_metrics import MACRO_RECALL, macro_recall_at_1, rank_in_lists
+from chapter04_catalogue_reranker.ranking_metrics import MACRO_RECALL, macro_recall_at_1, macro_shares, rank_in_lists
 from chapter04_catalogue_reranker.text_ranker import (
     Fitting,
     choose_weights,
@@ -94,8 +94,8 @@ class RealTextConfig:
 @dataclass(frozen=True)
 class RealTextResult:
     """run: its folder holds `model/` for `CatalogueReranker.load`. board: a row a system and metric, the columns of the
-    scoreboard. comparisons: `reranker + votes` against each other system, with paired tests. facts: counts, the chosen
-    weights, figures of the held-out rows."""
+    scoreboard. comparisons: the last system of the board against each other, with paired tests. facts: counts, the
+    chosen weights, figures of the held-out rows."""
 
     run: RunFolder
     board: pd.DataFrame
@@ -151,7 +151,8 @@ def measure(task: TextTask, config: RealTextConfig) -> tuple[CatalogueReranker, 
     rules, votes = _looked_up(task, task.known, task.test, config)
     ranks |= rules
     ranks[RANKER] = places(np.log(np.maximum(learned, 1e-30)), task.labels[task.test])
-    ranks[BOTH] = places(mixed(learned, votes, weights), task.labels[task.test])
+    if any(weights.values()):  # else it is the reranker
+        ranks[BOTH] = places(mixed(learned, votes, weights), task.labels[task.test])
     return model, ranks, _counts(task) | {"weights": weights, "held out": held}
 
 
@@ -218,23 +219,20 @@ def _counts(task: TextTask) -> dict[str, int]:
 def per_text(task: TextTask, ranks: np.ndarray) -> pd.DataFrame:
     """One row a text of `task.test` (index: its number), the columns `R@1`, `R@10`, `MRR` and `macro R@1`.
 
-    Macro R@1 is a mean over paths. Here each text has its share of it, hit * N / (paths * texts of its path), so that
-    the mean over texts is the figure, and tests and intervals apply; they take the paths' frequencies as given.
+    Macro R@1 is a mean over paths; here each text has its share of it (`macro_shares`).
     """
-    labels = task.labels[task.test]
-    _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    share = len(labels) / (len(counts) * counts[place])
-    found = {"R@1": ranks <= 1, "R@10": ranks <= 10, "MRR": 1 / ranks, MACRO_RECALL: (ranks <= 1) * share}
+    shares = macro_shares(ranks <= 1, task.labels[task.test])
+    found = {"R@1": ranks <= 1, "R@10": ranks <= 10, "MRR": 1 / ranks, MACRO_RECALL: shares}
     return pd.DataFrame(found, index=task.test).astype(np.float64)
 
 
 def comparisons(tables: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
-    """`reranker + votes` against each other system: system, metric, difference, ci_low, ci_high, p, and p by Holm over
-    all rows. tables: of `per_text`, by system."""
-    rows = []
-    for system in (name for name in tables if name != BOTH):
+    """`reranker + votes`, or the reranker where no vote was given weight, against each other system: system, metric,
+    difference, ci_low, ci_high, p, and p by Holm over all rows. tables: of `per_text`, by system."""
+    rows, ours = [], BOTH if BOTH in tables else RANKER
+    for system in (name for name in tables if name != ours):
         for metric in ("R@1", "R@10", MACRO_RECALL):
-            found = compare(tables[BOTH], tables[system], metric, seed=seed)
+            found = compare(tables[ours], tables[system], metric, seed=seed)
             rows.append({"against": system, **vars(found)})
     table = pd.DataFrame(rows)
     return table.assign(p_holm=list(holm(table["p"].to_dict()).values()))

@@ -64,7 +64,8 @@ class Export:
 
     products: product_id, title, category_path (the true one, missing if nobody knows), predicted_path (the likeliest of
     all C), predicted_score (its probability among them), split, image (as in the catalogue), has_text, has_image.
-    categories: category_path, level (how many names it has), n_train (training products of it), in_train. fused, text,
+    categories: category_path, level (how many names it has), n_train (products of the training
+    split that have it; a training may have seen a sample of these), in_train. fused, text,
     image: [N, D]. category_vectors: [C, D]. category_index: by path. product_index: the fused vectors by product id.
     load_model: the model that made all these; raises CourseError if other weights lie in its place since.
     """

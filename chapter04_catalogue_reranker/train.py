@@ -14,7 +14,7 @@ import math
 import shutil
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,30 @@ def load_training(artifacts: Artifacts) -> TrainResult:
     return TrainResult(run, read_log(run.path / LOG), metrics, confusions)
 
 
+def trained_products(artifacts: Artifacts, data: RerankerData) -> pd.DataFrame:
+    """The rows of `data.products` that the training in force has seen: a sample, if its config says so."""
+    found = examples(data.products, config_of(artifacts.current(CHAPTER, STEP)))
+    return found[found["split"] == "train"]
+
+
+def config_of(trained: RunFolder) -> TrainConfig:
+    """The config that a training was made with."""
+    recorded = trained.manifest["config"]
+    as_tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()}
+    return TrainConfig(**{field.name: as_tuples[field.name] for field in fields(TrainConfig)})
+
+
+def check_training(run: RunFolder, artifacts: Artifacts) -> None:
+    """Raise CourseError if what a step made is of another training than the one in force."""
+    trained = run.manifest["inputs"].get(STEP)
+    if trained is not None and trained != artifacts.current(CHAPTER, STEP).name:
+        step = run.name.split("/")[-2]
+        raise CourseError(
+            f"{CHAPTER}: the model was trained again since {step} was made.\n"
+            f"Make it again with: python -m {CHAPTER}.{step}"
+        )
+
+
 def model_folders(artifacts: Artifacts) -> dict[str, Path]:
     """Return the folders of the trained models, which `CatalogueReranker.load` takes: "best", and "stage_0" and so on
     as far as a stage was trained."""
@@ -120,7 +144,7 @@ class Training:
         state = read_state(self.work / "last") or copy.deepcopy(NEW)
         tracker = open_tracker(self.config.track, project="product-search-course", config=asdict(self.config))
         log = TrainingLog(self.work / LOG, keep=state["lines"], tracker=tracker, watched=self.model)
-        with closing(log):
+        with closing(log), torch.random.fork_rng(devices=[]):
             for stage in STAGES[state["stage"] :]:
                 if self.config.epochs[stage]:
                     self.train_stage(stage, state, log)
@@ -223,9 +247,9 @@ class Training:
         state["epoch"] += 1
         seconds = round(time.perf_counter() - started, 3)
         log.write(state["step"], stage=stage, epoch=state["epoch"], **figures, seconds=seconds)
-        folder = self.work / f"stage_{stage}" / f"epoch_{state['epoch']}"
-        if not folder.is_dir():  # else of a run that was killed just after: the same bits
-            self.model.save(folder)
+        folder = self.work / f"stage_{stage}"
+        shutil.rmtree(folder / f"epoch_{state['epoch']}", ignore_errors=True)  # of a run that was killed just after
+        self.model.save(folder / f"epoch_{state['epoch']}")
         if state["best"] is None or figures[HEADLINE] > state["best"][HEADLINE]:
             state["best"] = {"epoch": state["epoch"], **figures}
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chapter02_two_tower.typos import misspell
-from chapter04_catalogue_reranker.query_words import Speller, named_values, one_error_away, understand
+from chapter04_catalogue_reranker.query_words import Speller, encoder_words, named_values, one_error_away, understand
 
 TEXTS = ["Glass lamp shade, timeless", "lamp in linen", "leather chair", "Lamp post", "camp bed"]
 
@@ -50,6 +50,12 @@ def test_an_unknown_word_becomes_the_most_frequent_neighbour():
 def test_words_that_two_training_queries_share_are_spelt_right():
     assert Speller(TEXTS, ["stroller"]).correct("gamp") != "gamp"
     assert Speller(TEXTS, ["gamp red", "gamp blue"]).correct("gamp") == "gamp"
+
+
+def test_a_word_that_the_encoder_knows_is_right_but_replaces_nothing():
+    assert Speller(TEXTS).correct("ramp") == "lamp"
+    assert Speller(TEXTS, words=["ramp"]).correct("ramp ramq") == "ramp ramq"
+    assert {"ramp", "tank", "infant"} <= encoder_words() and "shdae" not in encoder_words()
 
 
 @given(st.sampled_from(["timeless", "leather", "linen", "chair"]), st.integers(0, 10_000))

@@ -138,8 +138,8 @@ def test_other_measurements_are_added_once_their_steps_were_run(world, result, m
 
 def test_without_judged_queries_the_other_figures_stand_alone(world, monkeypatch, tmp_path):
     bare = Catalogue.from_tables("bare", products=world[0].products).save(tmp_path / "bare")
-    nothing = main(EvaluateConfig(catalogue=str(bare.folder)))
-    assert nothing.scoreboard.empty and nothing.per_query == {} and nothing.comparisons.empty
+    with pytest.raises(CourseError, match="no judged test queries, and nothing else was measured"):
+        main(EvaluateConfig(catalogue=str(bare.folder)))
     monkeypatch.setattr(evaluate, "OTHERS", {"elsewhere": other_rows})
     with Artifacts.for_catalogue(bare).new_run(CHAPTER, "elsewhere", config={}):
         pass

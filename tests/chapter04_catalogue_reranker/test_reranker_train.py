@@ -73,6 +73,12 @@ def lines(work: Path) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
+def written(work: Path) -> int:
+    """Whole lines of the log; one that a kill cut off does not count."""
+    log = work / train.LOG
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
 def assert_same(one: Path, other: Path) -> None:
     for name in ("checkpoint_0", "checkpoint_1", "checkpoint_2", "best"):
         mine, theirs = weights(one / name), weights(other / name)
@@ -163,15 +169,15 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(whole, towers, reranke
 @pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_bits(whole, towers, reranker_shop, reranker_data, tmp_path):
     command = [sys.executable, __file__, str(reranker_shop.folder), str(tmp_path), *towers]
-    random = np.random.default_rng(int(time.time()))
+    seed = int(time.time())
+    print("seed", seed)
+    random = np.random.default_rng(seed)
     for _ in range(3):
         process = subprocess.Popen(command, env={**os.environ, "COURSE_QUIET": "1"})
-        wanted = len(lines(tmp_path)) if (tmp_path / train.LOG).exists() else 0
-        wanted += int(random.integers(1, 5))
-        while process.poll() is None and not (
-            (tmp_path / train.LOG).exists() and (tmp_path / train.LOG).read_bytes().count(b"\n") >= wanted
-        ):
+        wanted = written(tmp_path) + int(random.integers(1, 5))
+        while process.poll() is None and written(tmp_path) < wanted:
             time.sleep(0.01)
+        assert process.poll() is None, "the training ended before it could be killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
     subprocess.run(command, check=True, env={**os.environ, "COURSE_QUIET": "1"})
@@ -275,7 +281,7 @@ def test_the_step_keeps_what_the_training_made(measured, reranker_shop, whole):
 
 def test_ablations_change_one_thing_of_the_training_in_force(measured, reranker_shop, towers):
     found = ablations.load_ablations(Artifacts.for_catalogue(reranker_shop))
-    assert found.stages == {"text only": (0, 1), "image only": (0, 2), "no queue": (0,)}
+    assert list(found.folders) == ["text only", "image only", "no queue"]
     inputs = {name: CatalogueReranker.load(folder).architecture.inputs for name, folder in found.folders.items()}
     assert inputs == {"text only": "text", "image only": "image", "no queue": "both"}
     base = config_of(towers)
@@ -293,6 +299,7 @@ def test_the_board_is_the_mean_over_products_of_each_system(measured, reranker_d
         assert table.index.tolist() == test["product_id"].tolist()
         board = measured.board[measured.board["system"] == system].set_index("metric")["value"]
         assert board["listed Acc@1"] == pytest.approx(table["listed Acc@1"].mean())
+        assert board["taxonomy macro R@1"] == pytest.approx(table["taxonomy macro R@1"].mean())
         macro = table["taxonomy Acc@1"].groupby(test["true_path"].to_numpy()).mean().mean()
         assert board["taxonomy macro R@1"] == pytest.approx(macro)
     assert {tuple(row) for row in measured.comparisons[["system", "against"]].to_numpy()} >= {
@@ -316,3 +323,33 @@ def test_the_threshold_is_chosen_on_validation_and_stated_on_test(measured):
             assert facts["accuracy"] == pytest.approx(answered["accuracy"])
     assert measured.calibration["listed"]["threshold"] is not None
     assert (measured.hierarchy.groupby("system")["F1 macro"].diff().dropna() >= 0).all()  # lenient after strict
+
+
+def test_frequency_counts_the_products_that_were_trained_with(measured, reranker_data, towers):
+    artifacts = Artifacts.for_catalogue(reranker_data.catalogue)
+    seen = train.trained_products(artifacts, reranker_data)
+    assert len(seen) == 90 < (reranker_data.products["split"] == "train").sum()
+    counts = seen["true_path"].value_counts()
+    test = reranker_data.products[reranker_data.products["split"] == "test"]
+    unseen = ~test["true_path"].isin(counts.index)
+    assert measured.by_frequency.loc["unseen", "n"] == unseen.sum() > 0
+
+
+def test_what_another_training_made_is_refused(measured, reranker_shop, towers):
+    artifacts = Artifacts.for_catalogue(reranker_shop)
+    in_force = artifacts.current(train.CHAPTER, train.STEP)
+    other = replace(config_of(towers, epochs=(1, 0, 0), seed=1), catalogue=str(reranker_shop.folder))
+    train.main(other)
+    with pytest.raises(CourseError, match="trained again since ablations"):
+        ablations.load_ablations(artifacts)
+    with pytest.raises(CourseError, match="trained again since category_ranking"):
+        category_ranking.load_category_ranking(artifacts)
+    train.main(train.config_of(in_force))  # made before, or again
+    with pytest.raises(CourseError, match="trained again"):  # another run all the same
+        category_ranking.load_category_ranking(artifacts)
+
+
+def test_a_variant_of_a_training_without_stage_0_is_refused(measured, reranker_shop, reranker_data, towers):
+    without = config_of(towers, epochs=(0, 1, 0))
+    with pytest.raises(CourseError, match="not all of them 0"):
+        ablations._train("no queue", without, reranker_data, Artifacts.for_catalogue(reranker_shop))
