@@ -124,8 +124,8 @@ def lay_out(vectors: np.ndarray, *, seed: int, dimensions: int = 3) -> np.ndarra
 
     The vectors are brought to length 1, on which the Euclidean neighbours are those of the cosine; PCA keeps up to 64
     components; PaCMAP lays these out with 30 neighbours each, fewer where there are not enough products. The result is
-    centred on its mean, turned so that it is widest along x, then y, and scaled into the ball of radius 1. Equal input
-    and seed give an equal result on one machine.
+    turned so that it is widest along x, then y, and brought into the ball of radius 1 around its median (`evened`).
+    Equal input and seed give an equal result on one machine.
 
     PaCMAP has no counterpart of UMAP's `min_dist`: how tightly neighbours pack follows from its loss. Below 16 products
     there is no neighbourhood to keep, and the first principal components are the map. Distances between far parts mean
@@ -145,8 +145,20 @@ def lay_out(vectors: np.ndarray, *, seed: int, dimensions: int = 3) -> np.ndarra
             places = PCA(dimensions).fit_transform(_pacmap(components.astype(np.float32), seed, dimensions))
         else:
             places[:, :width] = components[:, :dimensions]
-    places = places - places.mean(axis=0)
-    return (places / max(np.linalg.norm(places, axis=1).max(), 1e-12)).astype(np.float32)
+    return evened(places - np.median(places, axis=0)).astype(np.float32)
+
+
+def evened(places: np.ndarray) -> np.ndarray:
+    """Places [N, d] in the ball of radius 1, in the same directions, and so far out that each shell has its share of
+    products: the one of rank n from the middle at the radius (n / N) ** (1 / d), equal radii at the same.
+
+    A trained model leaves some categories nothing in common with the others, and PaCMAP throws these so far out that
+    all the rest would be a spot. Who is near whom, and the order of the radii, stays.
+    """
+    radii = np.linalg.norm(places, axis=1)
+    ranks = np.searchsorted(np.sort(radii), radii, side="right")
+    wanted = np.where(radii > 0, (ranks / len(places)) ** (1 / places.shape[1]), 0)
+    return places * (wanted / np.maximum(radii, 1e-12))[:, None]
 
 
 def neighbours(vectors: np.ndarray, k: int = NEAREST) -> np.ndarray:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from chapter04_catalogue_reranker import constellation, constellation_page
-from chapter04_catalogue_reranker.constellation import build, draw_map, drawn_rows, lay_out, neighbours, stars
+from chapter04_catalogue_reranker.constellation import build, draw_map, drawn_rows, evened, lay_out, neighbours, stars
 from chapter04_catalogue_reranker.constellation_page import (
     GREY,
     PALETTE,
@@ -90,6 +90,13 @@ class Page(HTMLParser):
 # ---- layout
 
 
+def test_evened_places_keep_directions_and_order_and_fill_the_ball():
+    places = np.array([[0.0, 0.0], [3.0, 0.0], [0.0, -100.0], [-3.0, 0.0]])
+    wide = np.sqrt(3 / 4)  # two of the four share the second and third place
+    np.testing.assert_allclose(evened(places), [[0, 0], [wide, 0], [0, -1], [-wide, 0]], atol=1e-12)
+    assert not evened(np.zeros((3, 2))).any()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_the_layout_is_reproducible_and_keeps_groups_together(dimensions):
@@ -98,7 +105,8 @@ def test_the_layout_is_reproducible_and_keeps_groups_together(dimensions):
     assert places.shape == (140, dimensions) and places.dtype == np.float32
     np.testing.assert_array_equal(places, lay_out(vectors * 8, seed=3, dimensions=dimensions))
     assert np.abs(places - lay_out(vectors, seed=4, dimensions=dimensions)).max() > 1e-3
-    np.testing.assert_allclose(places.mean(axis=0), 0, atol=1e-6)
+    shells = np.sort(np.linalg.norm(places, axis=1)) ** places.shape[1]
+    np.testing.assert_allclose(shells, np.arange(1, len(places) + 1) / len(places), atol=0.01)
     assert np.linalg.norm(places, axis=1).max() == pytest.approx(1, abs=1e-6)
     assert (np.diff(places.std(axis=0)) <= 1e-6).all(), "widest along x"
     assert (group[neighbours_in_space(places)] == group).mean() > 0.95
