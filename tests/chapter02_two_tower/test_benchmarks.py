@@ -61,7 +61,7 @@ def test_both_trainings_have_one_loss_and_learn_the_same(toy_shop, tiny_encoder,
     pairs = list(zip(ours.model.query.transformer.parameters(), peer.model[0].parameters(), strict=True))
     start = training.OurTraining(str(tiny_encoder), CPU, 1, half=False).model.query.transformer.parameters()
     moved = sum(float((before - after).detach().abs().sum()) for before, (after, _) in zip(start, pairs, strict=True))
-    apart = sum(float((one - other).abs().sum()) for one, other in pairs)
+    apart = sum(float((one - other).detach().abs().sum()) for one, other in pairs)
     assert moved > 0 and apart < apart_at_most * moved, apart / moved
     after, _ = losses()
     assert after < mine
