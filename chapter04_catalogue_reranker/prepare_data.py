@@ -6,7 +6,7 @@ What a list may look like, and what becomes of it:
 
 - one candidate: it stays; there is nothing to rank, and training learns from it only if it is widened;
 - a path listed twice: counted once (the catalogue's contract sees to that);
-- no true path among them: the product cannot be trained on, and a ranking of it counts as missed;
+- no true path among them: the product can be neither trained on nor measured; it is exported all the same;
 - two true paths: the first is the true one, and the others are neither true nor wrong: they are left out;
 - none at all: the product is left out and counted. So is one with neither a text nor a picture.
 
@@ -278,6 +278,12 @@ def _look_alikes(products: pd.DataFrame, inputs: dict[str, RunFolder], encoder: 
     if "reindex" in inputs:
         index = DenseIndex.load(inputs["reindex"].path / "flat")
         place = {product_id: at for at, product_id in enumerate(index.ids)}
+        missing = [product_id for product_id in products["product_id"] if product_id not in place]
+        if missing:
+            raise CourseError(
+                f"prepare_data: chapter 1's index has no product {missing[0]!r}.\n"
+                "Build it again with: python -m chapter01_baseline.reindex"
+            )
         vectors = index.vectors[[place[product_id] for product_id in products["product_id"]]]
     else:
         loaded = load_text_encoder(encoder, cache=artifacts_root() / "embeddings")

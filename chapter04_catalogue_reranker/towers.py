@@ -13,7 +13,6 @@ a model must save those too.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,8 @@ from chapter03_multimodal.clip import CONFIG as CLIP_CONFIG
 from chapter03_multimodal.clip import POCKET_CLIP, load_clip
 from chapter03_multimodal.training_pictures import Seeing
 from chapter04_catalogue_reranker.lora import TEXT, VISION, add_lora, with_called_attention
-from common.artifacts import fingerprint
 from common.atomic import read_json
-from common.encoders import MINILM, MODEL_FILES, model_folder
+from common.encoders import MINILM, folder_digest, model_folder
 from common.engines import no_progress_bar
 from common.errors import CourseError
 
@@ -173,15 +171,6 @@ class Siglip(nn.Module):
         everything = torch.ones(n, grid * grid, dtype=torch.long, device=pixels.device)
         shapes = torch.full((n, 2), grid, device=pixels.device)
         return self.model(patches, pixel_attention_mask=everything, spatial_shapes=shapes).pooler_output
-
-
-def folder_digest(folder: Path) -> str:
-    """Stands for the content of a model's files: weights, configuration, tokeniser."""
-    digests = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in MODEL_FILES):
-        with path.open("rb") as stream:
-            digests.append([path.relative_to(folder).as_posix(), file_digest(stream, "sha256").hexdigest()])
-    return fingerprint(digests)
 
 
 def _pooled_by(pooling: str, head: nn.Sequential, transformer: nn.Module, name: str) -> nn.Sequential:

@@ -148,7 +148,7 @@ def load_text_encoder(
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 3:
         raise CourseError(f"max_length must be a whole number of at least 3 tokens, not {max_length!r}.")
     folder = model_folder(name)
-    digest = _folder_digest(folder)
+    digest = folder_digest(folder)
     max_length = min(max_length, _own_max_length(folder) or max_length)
     converted = (Path(cache) if cache is not None else artifacts_root()) / "models"
     runner, placement = _start(folder, digest, choose_placement(engine), max_length, converted, engine)
@@ -235,7 +235,7 @@ def _hub_folder(name: str) -> Path:
     return folder
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """Stands for everything that decides a vector: weights, tokeniser, pooling and the other modules."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in MODEL_FILES)
     return fingerprint([[path.relative_to(folder).as_posix(), _sha256(path)] for path in files])
