@@ -10,6 +10,15 @@ from common.catalogue import Catalogue
 from common.errors import MissingArtifact
 from common.search import Searcher
 
+FIRST_STAGES = (
+    "BM25",
+    "BM25 + RM3",
+    "MiniLM",
+    "MiniLM + Rocchio",
+    "reciprocal rank fusion",
+    "fusion",
+    "fusion + feedback",
+)
 RERANKED = ("fusion", "fusion + feedback")
 """The first stages whose best hits the cross-encoder reorders."""
 
@@ -37,15 +46,11 @@ def first_stages(indices: Indices, choices: Choices) -> dict[str, Searcher]:
     pair = [indices.keyword, indices.dense]
     feedback = feedback_searchers(indices)
     again = [feedback["rm3"](**choices.rm3), feedback["rocchio"](**choices.rocchio)]
-    return {
-        "BM25": indices.keyword,
-        "BM25 + RM3": again[0],
-        "MiniLM": indices.dense,
-        "MiniLM + Rocchio": again[1],
-        "reciprocal rank fusion": FusedSearcher(pair, "rrf", depth=DEPTH),
-        "fusion": FusedSearcher(pair, "convex", weight=choices.fusion_weight, depth=DEPTH),
-        "fusion + feedback": FusedSearcher(again, "convex", weight=choices.feedback_fusion_weight, depth=DEPTH),
-    }
+    rrf = FusedSearcher(pair, "rrf", depth=DEPTH)
+    fusion = FusedSearcher(pair, "convex", weight=choices.fusion_weight, depth=DEPTH)
+    with_feedback = FusedSearcher(again, "convex", weight=choices.feedback_fusion_weight, depth=DEPTH)
+    searchers = (indices.keyword, again[0], indices.dense, again[1], rrf, fusion, with_feedback)
+    return dict(zip(FIRST_STAGES, searchers, strict=True))
 
 
 def fused_stages(catalogue: Catalogue, artifacts: Artifacts) -> dict[str, Searcher]:

@@ -48,7 +48,7 @@ def seconds_per_query(encoder: TextEncoder, index: DenseIndex, queries: Sequence
 
     The first queries are asked once before, so that what is only done once is not counted.
     """
-    encoder = encoder.uncached()
+    encoder = encoder.with_memory(None)
     asked = [*queries[:WARM_UP], *queries]
     seconds = np.empty((len(asked), 2))
     for row, query in enumerate(asked):
@@ -62,7 +62,7 @@ def seconds_per_query(encoder: TextEncoder, index: DenseIndex, queries: Sequence
 
 def products_per_second(encoder: TextEncoder, texts: Sequence[str]) -> float:
     """Return how many different texts an encoder embeds in a second, in one call."""
-    encoder, texts = encoder.uncached(), list(dict.fromkeys(texts))
+    encoder, texts = encoder.with_memory(None), list(dict.fromkeys(texts))
     encoder.encode(texts[:WARM_UP])
     started = time.perf_counter()
     encoder.encode(texts)

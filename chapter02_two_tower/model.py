@@ -136,40 +136,48 @@ class Tower(nn.Module):
         return _embed(self.transformer, self.head, tokens, int(self.transformer.tokenizer.pad_token_id or 0))
 
     def embed(self, texts: Sequence[str], *, desc: str | None = None) -> np.ndarray:
-        """Vectors float32 [N, D] of N texts for a search or a validation; no gradient, no dropout.
+        """Vectors float32 [N, D] of N texts for a search or a validation, as the network is now; see `FrozenTower`."""
+        return self.frozen().embed(self.tokenise(texts), desc=desc)
 
-        Runs a copy of the network, in half precision where the machine computes in it natively; equal texts are
-        embedded once. desc: the label of the progress bar; without it none is shown. Raises CourseError if a vector
-        is not finite.
-        """
-        tokens = self.tokenise(texts)
-        if not tokens:
-            return np.empty((0, self.dimension), dtype=np.float32)
-        first: dict[tuple[int, ...], int] = {}
-        source = np.array([first.setdefault(tuple(ids), len(first)) for ids in tokens])
-        vectors = self._embed_distinct(list(first), desc)
-        if not np.isfinite(vectors).all():
-            raise CourseError("the tower gave vectors that are not numbers; train again from an earlier checkpoint.")
-        return vectors[source]
-
-    @torch.inference_mode()
-    def _embed_distinct(self, tokens: Sequence[Sequence[int]], desc: str | None) -> np.ndarray:
-        placement = choose_placement("torch")
-        transformer, head = copy.deepcopy((self.transformer, self.head))
-        transformer.to(placement.device, getattr(torch, placement.precision)).eval()
-        head.to(placement.device).eval()  # in float32: it is small, and its input is
-        pad_id = int(self.transformer.tokenizer.pad_token_id or 0)
-        vectors = np.empty((len(tokens), self.dimension), dtype=np.float32)
-        with progress(total=len(tokens), desc=desc, unit="text", shown=bool(desc)) as bar:
-            for batch in batches_by_length([len(ids) for ids in tokens], TOKENS_A_BATCH):
-                vectors[batch] = _embed(transformer, head, [tokens[at] for at in batch], pad_id).cpu().numpy()
-                bar.update(len(batch))
-        return vectors
+    def frozen(self) -> FrozenTower:
+        """A copy of the network as it is now, for whoever embeds with it more than once."""
+        return FrozenTower(self)
 
     def save(self, folder: Path) -> None:
         """Write a folder that `SentenceTransformer(folder)` loads, with the same vectors and this `max_length`;
         weights as safetensors, in float32 if the tower is."""
         save_parts(self.transformer, self.head, self.max_length, folder)
+
+
+class FrozenTower:
+    """A copy of a tower's network for inference: no gradient, no dropout, and in half precision where the machine
+    computes in it natively. What happens to the tower afterwards does not change it."""
+
+    def __init__(self, tower: Tower) -> None:
+        placement = choose_placement("torch")
+        self.dimension = tower.dimension
+        self._transformer, self._head = copy.deepcopy((tower.transformer, tower.head))
+        self._transformer.to(placement.device, getattr(torch, placement.precision)).eval()
+        self._head.to(placement.device).eval()  # in float32: it is small, and its input is
+
+    @torch.inference_mode()
+    def embed(self, tokens: Sequence[Sequence[int]], *, desc: str | None = None) -> np.ndarray:
+        """Vectors float32 [N, D] of N tokenised texts (`Tower.tokenise`); equal ones are embedded once.
+
+        desc: the label of the progress bar; without it none is shown. Raises CourseError if a vector is not finite.
+        """
+        first: dict[tuple[int, ...], int] = {}
+        source = np.array([first.setdefault(tuple(ids), len(first)) for ids in tokens], dtype=np.int64)
+        distinct, pad_id = list(first), int(self._transformer.tokenizer.pad_token_id or 0)
+        vectors = np.empty((len(distinct), self.dimension), dtype=np.float32)
+        with progress(total=len(distinct), desc=desc, unit="text", shown=bool(desc)) as bar:
+            for batch in batches_by_length([len(ids) for ids in distinct], TOKENS_A_BATCH):
+                rows = _embed(self._transformer, self._head, [distinct[at] for at in batch], pad_id)
+                vectors[batch] = rows.cpu().numpy()
+                bar.update(len(batch))
+        if not np.isfinite(vectors).all():
+            raise CourseError("the tower gave vectors that are not numbers; train again from an earlier checkpoint.")
+        return vectors[source]
 
 
 class QueryTower(Tower):

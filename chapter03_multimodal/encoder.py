@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from functools import cache as once
 from hashlib import file_digest
@@ -40,6 +40,7 @@ from common.embedding_cache import EmbeddingCache
 from common.encoders import Embeddings, TextEncoder
 from common.errors import CourseError
 from common.progress import progress, somebody_watches
+from common.shared_encoders import TextMemory, load_shared
 
 PREPARATION = 1  # raise it when pictures are prepared in another way: vectors cached before are then left alone
 BATCH = {"cpu": 32, "cuda": 256, "mps": 64}
@@ -92,6 +93,12 @@ class ClipEncoder:
 
     def __repr__(self) -> str:
         return f"ClipEncoder({self.encoder_id}, {self.device})"
+
+    def with_memory(self, memory: TextMemory | None) -> ClipEncoder:
+        """The same encoder with a memory for texts in place of its embedding caches, or with neither."""
+        encoder = copy(self)
+        encoder._cache, encoder._texts = None, self._texts.with_memory(memory)
+        return encoder
 
     def encode(self, texts: Sequence[str], *, desc: str | None = None) -> Embeddings:
         """The vectors of N texts, [N, D], in their order; see `common.encoders.TextEncoder.encode`."""
@@ -181,6 +188,10 @@ def load_clip_encoder(name: str | Path = POCKET_CLIP, *, cache: Path | None = No
     name: what `chapter03_multimodal.clip.load_clip` takes. cache: folder of an embedding cache; None encodes
     everything in every call. Raises CourseError if the model cannot be loaded.
     """
+    return load_shared(("clip", str(name)), lambda: _load(name, cache))
+
+
+def _load(name: str | Path, cache: Path | None) -> ClipEncoder:
     clip, placement = load_clip(name), choose_placement("torch")
     encoder = ClipEncoder(clip, placement, cache=cache)
     _announce(f"{clip.name}: torch, {encoder.precision}, on {encoder.device}. Reason: {encoder.reason}.")

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from chapter04_catalogue_reranker.encode import encode_products
-from chapter04_catalogue_reranker.model import CatalogueReranker
+from chapter04_catalogue_reranker.encode import FrozenTowers, encode_products
 from chapter04_catalogue_reranker.prepare_data import product_text
 from chapter04_catalogue_reranker.reindex import STEP, load_export
 from common.artifacts import Artifacts, RunFolder
@@ -30,19 +29,19 @@ CHAPTER = "chapter04_catalogue_reranker"
 
 @dataclass(frozen=True)
 class Categories:
-    """run: the export they are of. model: reads the queries. vectors: float32 [C, D] of the categories `paths`.
+    """run: the export they are of. towers: read the queries. vectors: float32 [C, D] of the categories `paths`.
     product_probs: float32 [N, C], by product of the catalogue; each row adds up to 1."""
 
     run: RunFolder
-    model: CatalogueReranker
+    towers: FrozenTowers
     vectors: np.ndarray
     paths: list[str]
     product_probs: np.ndarray
 
     def of_queries(self, queries: Sequence[str]) -> np.ndarray:
         """P(category | query), float32 [Q, C]; a query without a word gets the same for all."""
-        asked = encode_products(self.model, [product_text(query, None) for query in queries], [None] * len(queries))
-        return probabilities(asked.text @ self.vectors.T, float(self.model.scale.detach()))
+        asked = encode_products(self.towers, [product_text(query, None) for query in queries], [None] * len(queries))
+        return probabilities(asked.text @ self.vectors.T, float(self.towers.model.scale.detach()))
 
 
 def category_distributions(
@@ -74,7 +73,7 @@ def load_categories(artifacts: Artifacts, catalogue: Catalogue) -> Categories:
     named = np.flatnonzero(columns.notna())
     probs[named] = 0.0
     probs[named, columns.iloc[named].astype(int)] = 1.0
-    return Categories(export.run, model, export.category_vectors.vectors, paths, probs)
+    return Categories(export.run, FrozenTowers(model), export.category_vectors.vectors, paths, probs)
 
 
 def catalogue_rows(catalogue: Catalogue, product_ids: Sequence[str]) -> np.ndarray:

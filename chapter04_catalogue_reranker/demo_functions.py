@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import pandas as pd
 import torch
 
 from chapter04_catalogue_reranker.category_ranking import LISTED, TAXONOMY, load_category_ranking
-from chapter04_catalogue_reranker.encode import encode_categories, encode_products
+from chapter04_catalogue_reranker.encode import FrozenTowers, encode_categories, encode_products
 from chapter04_catalogue_reranker.model import CatalogueReranker
 from chapter04_catalogue_reranker.prepare_data import product_text
 from chapter04_catalogue_reranker.ranking_metrics import SEPARATOR, levels
@@ -55,6 +56,11 @@ class DemoState:
     export: Export
     model: CatalogueReranker
     calibration: dict[str, Calibration]
+
+    @cached_property
+    def towers(self) -> FrozenTowers:
+        """The model's, for encoding one question after another."""
+        return FrozenTowers(self.model)
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ def _embed(state: DemoState, text: str, picture: Path | None) -> tuple[Embedding
     inputs = state.model.architecture.inputs
     if (inputs == "text" and not text) or (inputs == "image" and picture is None):
         raise CourseError(f"This model looks at the {inputs} alone; give one.")
-    made = encode_products(state.model, [text], [picture])
+    made = encode_products(state.towers, [text], [picture])
     if made.unusable:
         raise CourseError(f"The picture cannot be used: {made.unusable[0]}. Give another one.")
     if text and picture is not None and inputs == "both":
@@ -180,7 +186,7 @@ def _embed(state: DemoState, text: str, picture: Path | None) -> tuple[Embedding
 
 def _by_cosine(state: DemoState, vector: Embeddings, paths: list[str]) -> tuple[list[str], np.ndarray]:
     """The candidates and their cosines, best first."""
-    cosines = encode_categories(state.model, paths) @ vector.vectors[0]
+    cosines = encode_categories(state.towers, paths) @ vector.vectors[0]
     order = sorted(range(len(paths)), key=lambda at: (-cosines[at], paths[at]))
     return [paths[at] for at in order], cosines[order]
 

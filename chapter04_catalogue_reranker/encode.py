@@ -11,16 +11,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from chapter02_two_tower.model import FrozenTower
 from chapter03_multimodal.encoder import BATCH
 from chapter03_multimodal.training_pictures import Pictures, ahead
 from chapter04_catalogue_reranker.lora import merged
 from chapter04_catalogue_reranker.model import CatalogueReranker
+from chapter04_catalogue_reranker.towers import VisionTower
 from common.devices import choose_placement
 from common.errors import CourseError
 from common.progress import progress
@@ -54,8 +57,61 @@ class EncodedProducts:
         return len(self.fused)
 
 
+class FrozenTowers:
+    """A model's towers as they are now, copied for inference: make them once to encode often, as search does. The
+    copies, with LoRA merged, are made when first needed."""
+
+    def __init__(self, model: CatalogueReranker) -> None:
+        self.model = model
+
+    @cached_property
+    def _text(self) -> FrozenTower:
+        return merged(self.model.text_tower).at(self.model.architecture.product_length).frozen()
+
+    @cached_property
+    def _vision(self) -> tuple[VisionTower, str, torch.dtype, torch.dtype]:
+        """The tower, its device, and the precisions of its weights and of its sums."""
+        placement = choose_placement("torch")
+        half, device = getattr(torch, placement.precision), placement.device
+        # A CPU is fastest with all in half precision. A GPU has time for autocast, which keeps sums in float32.
+        weights = half if device == "cpu" else torch.float32
+        return merged(self.model.vision_tower).to(device, weights), device, weights, half
+
+    def text_features(self, texts: Sequence[str], length: int, desc: str | None = None) -> np.ndarray:
+        """Features float32 [N, Ht] of N texts, read up to `length` tokens, before the projection; equal ones are
+        encoded once."""
+        return self._text.embed(self.model.text_tower.tokenise(texts, length), desc=desc)
+
+    def image_features(self, paths: Sequence[Path | None], desc: str | None = None) -> ImageFeatures:
+        """Features of N picture files before the projection; None for a product without one. A file that comes several
+        times is encoded once. The next batch is read while one is encoded."""
+        first: dict[str, int] = {}
+        known = [-1 if path is None else first.setdefault(os.fspath(path), len(first)) for path in paths]
+        source, tower = np.array(known, dtype=np.int64), self.model.vision_tower
+        features = np.zeros((len(first) + 1, tower.width), dtype=np.float32)  # the last row: no picture
+        usable = np.zeros(len(first) + 1, dtype=bool)
+        if not first:
+            return ImageFeatures(features[source], usable[source], {})
+        running, device, weights, half = self._vision
+        pictures = Pictures([Path(path) for path in first], tower.seeing, tower.seeing.side)
+        batches = np.split(np.arange(len(first)), range(BATCH[device], len(first), BATCH[device]))
+        with progress(total=len(first), desc=desc, unit="picture", shown=bool(desc)) as bar:
+            for rows, (pixels, good) in ahead(batches, pictures.take):
+                if good.any():
+                    inputs = tower.seeing.as_input(pixels[good]).to(device, weights)
+                    with torch.inference_mode(), torch.autocast(device, half, enabled=device == "cuda"):
+                        features[rows[good]] = _finite(running(inputs))
+                usable[rows] = good
+                bar.update(len(rows))
+        unusable = {at: pictures.unusable[row] for at, row in enumerate(source.tolist()) if row in pictures.unusable}
+        return ImageFeatures(features[source], usable[source], unusable)
+
+
 def encode_products(
-    model: CatalogueReranker, texts: Sequence[str], images: Sequence[Path | None], desc: str | None = None
+    model: CatalogueReranker | FrozenTowers,
+    texts: Sequence[str],
+    images: Sequence[Path | None],
+    desc: str | None = None,
 ) -> EncodedProducts:
     """Vectors of N products of one text ("" for none) and at most one picture each, in their order.
 
@@ -65,8 +121,10 @@ def encode_products(
     """
     if len(texts) != len(images):
         raise CourseError(f"encode_products: {len(texts)} texts and {len(images)} images; give None for no image.")
-    text = text_features_of(model, texts, model.architecture.product_length, desc and f"{desc}: texts")
-    pictures = image_features_of(model, images, desc and f"{desc}: pictures")
+    towers = _frozen(model)
+    model, length = towers.model, towers.model.architecture.product_length
+    text = towers.text_features(texts, length, desc and f"{desc}: texts")
+    pictures = towers.image_features(images, desc and f"{desc}: pictures")
     has_text = np.array([bool(told.strip()) for told in texts], dtype=bool)
     shape = (len(texts), model.architecture.dimension)
     vectors = {name: np.empty(shape, dtype=np.float32) for name in ("fused", "text", "image")}
@@ -79,9 +137,13 @@ def encode_products(
     return EncodedProducts(**vectors, has_text=has_text, has_image=pictures.has_image, unusable=pictures.unusable)
 
 
-def encode_categories(model: CatalogueReranker, paths: Sequence[str], desc: str | None = None) -> np.ndarray:
+def encode_categories(
+    model: CatalogueReranker | FrozenTowers, paths: Sequence[str], desc: str | None = None
+) -> np.ndarray:
     """Vectors float32 [C, D] of category paths. Raises CourseError if one is not finite."""
-    features = text_features_of(model, paths, model.architecture.category_length, desc)
+    towers = _frozen(model)
+    model = towers.model
+    features = towers.text_features(paths, model.architecture.category_length, desc)
     vectors = np.empty((len(paths), model.architecture.dimension), dtype=np.float32)
     for rows in _slices(len(paths)):
         with torch.inference_mode():
@@ -89,39 +151,8 @@ def encode_categories(model: CatalogueReranker, paths: Sequence[str], desc: str 
     return vectors
 
 
-def text_features_of(
-    model: CatalogueReranker, texts: Sequence[str], length: int, desc: str | None = None
-) -> np.ndarray:
-    """Features float32 [N, Ht] of N texts, read up to `length` tokens, before the projection; equal ones are encoded
-    once."""
-    return merged(model.text_tower).at(length).embed(texts, desc=desc)
-
-
-def image_features_of(model: CatalogueReranker, paths: Sequence[Path | None], desc: str | None = None) -> ImageFeatures:
-    """Features of N picture files before the projection; None for a product without one. A file that comes several
-    times is encoded once. The next batch is read while one is encoded."""
-    first: dict[str, int] = {}
-    known = [-1 if path is None else first.setdefault(os.fspath(path), len(first)) for path in paths]
-    source = np.array(known, dtype=np.int64)
-    tower, placement = model.vision_tower, choose_placement("torch")
-    half, device = getattr(torch, placement.precision), placement.device
-    # A CPU is fastest with all in half precision. A GPU has time for autocast, which keeps sums in float32.
-    weights = half if device == "cpu" else torch.float32
-    running = merged(tower).to(device, weights)
-    pictures = Pictures([Path(path) for path in first], tower.seeing, tower.seeing.side)
-    features = np.zeros((len(first) + 1, tower.width), dtype=np.float32)  # the last row: no picture
-    usable = np.zeros(len(first) + 1, dtype=bool)
-    batches = np.split(np.arange(len(first)), range(BATCH[device], len(first), BATCH[device]))
-    with progress(total=len(first), desc=desc, unit="picture", shown=bool(desc)) as bar:
-        for rows, (pixels, good) in ahead(batches, pictures.take):
-            if good.any():
-                inputs = tower.seeing.as_input(pixels[good]).to(device, weights)
-                with torch.inference_mode(), torch.autocast(device, half, enabled=device == "cuda"):
-                    features[rows[good]] = _finite(running(inputs))
-            usable[rows] = good
-            bar.update(len(rows))
-    unusable = {at: pictures.unusable[row] for at, row in enumerate(source.tolist()) if row in pictures.unusable}
-    return ImageFeatures(features[source], usable[source], unusable)
+def _frozen(model: CatalogueReranker | FrozenTowers) -> FrozenTowers:
+    return model if isinstance(model, FrozenTowers) else FrozenTowers(model)
 
 
 def _slices(count: int) -> list[slice]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from chapter03_multimodal.training_pictures import Pictures
-from chapter04_catalogue_reranker.encode import image_features_of, text_features_of
+from chapter04_catalogue_reranker.encode import FrozenTowers
 from chapter04_catalogue_reranker.model import CatalogueReranker
 
 FROZEN = {0: ("text", "image"), 1: ("image",), 2: ("text",)}
@@ -99,13 +99,14 @@ class Inputs:
     def _text_features(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         texts = [self.texts[row] for row in rows]
         desc = "reading texts" if len(texts) == len(self.texts) else None
-        return text_features_of(self.model, texts, self.model.architecture.product_length, desc)
+        return FrozenTowers(self.model).text_features(texts, self.model.architecture.product_length, desc)
 
     def _path_features(self) -> np.ndarray:
-        return text_features_of(self.model, self.paths, self.model.architecture.category_length)
+        return FrozenTowers(self.model).text_features(self.paths, self.model.architecture.category_length)
 
     def _image_features(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         files = [self.files[row] for row in rows]
-        found = image_features_of(self.model, files, "looking at pictures" if len(files) == len(self.files) else None)
+        desc = "looking at pictures" if len(files) == len(self.files) else None
+        found = FrozenTowers(self.model).image_features(files, desc)
         self.has_image[torch.as_tensor(np.asarray(rows))] = torch.from_numpy(found.has_image)
         return found.features

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from chapter04_catalogue_reranker.encode import text_features_of
+from chapter04_catalogue_reranker.encode import FrozenTowers
 from chapter04_catalogue_reranker.model import Architecture, CatalogueReranker
 from chapter04_catalogue_reranker.ranking_metrics import MACRO_RECALL, macro_recall_at_1, macro_shares, rank_in_lists
 from chapter04_catalogue_reranker.text_ranker import (
@@ -138,8 +138,9 @@ def measure(task: TextTask, config: RealTextConfig) -> tuple[CatalogueReranker, 
     """The trained model; by system the place, from 1, of the true path of each text of `task.test`, infinite if it is
     not among the answers; and what was counted and chosen on the way."""
     untrained = _new_model(config)
-    texts = text_features_of(untrained, task.texts, untrained.architecture.product_length, "encoding texts")
-    paths = text_features_of(untrained, task.paths, untrained.architecture.category_length, "encoding paths")
+    frozen = FrozenTowers(untrained)
+    texts = frozen.text_features(task.texts, untrained.architecture.product_length, "encoding texts")
+    paths = frozen.text_features(task.paths, untrained.architecture.category_length, "encoding paths")
     fitting = Fitting(config.epochs, config.batch_size, config.learning_rate, config.seed)
     model = fit_text_ranker(untrained, texts[task.fit], paths, task.labels[task.fit], fitting)
     weights, held = _choose(task, probabilities(model, texts[task.held], paths), config)

@@ -115,11 +115,30 @@ class Artifacts:
         self.profile = resolve_profile(profile)
         self.root = Path(root) if root is not None else artifacts_root()
         self.folder = self.root / f"{self.source}@{self.digest}" / self.profile
+        self._pinned: dict[tuple[str, str], str] | None = None
 
     @classmethod
     def for_catalogue(cls, catalogue: Any, profile: str | None = None, root: Path | None = None) -> Artifacts:
         """The artifacts made from ``catalogue`` (anything with ``source`` and ``digest``)."""
         return cls(catalogue.source, catalogue.digest, profile, root)
+
+    def pinned(self) -> Artifacts:
+        """The same artifacts, in which the runs in force now stay in force, whatever is made meanwhile.
+
+        For a process that reads many runs, one after another, and must not mix older with newer ones.
+        """
+        found, before = self._pointers(), None
+        while found != before:  # a run may be swapped while the pointers are read
+            found, before = self._pointers(), found
+        copy = Artifacts(self.source, self.digest, self.profile, self.root)
+        copy._pinned = found
+        return copy
+
+    @property
+    def runs(self) -> dict[str, str]:
+        """The name of the run in force of every step that has one, by "chapter/step"."""
+        pointers = self._pointers() if self._pinned is None else self._pinned
+        return {f"{chapter}/{step}": run for (chapter, step), run in pointers.items()}
 
     def __repr__(self) -> str:
         return f"Artifacts({self.source}@{self.digest}, profile {self.profile})"
@@ -191,11 +210,19 @@ class Artifacts:
     def _step_folder(self, chapter: str, step: str) -> Path:
         return self.folder / _plain_name(chapter) / _plain_name(step)
 
+    def _pointers(self) -> dict[tuple[str, str], str]:
+        found = sorted(self.folder.glob("*/*/current.json"))
+        return {(path.parts[-3], path.parts[-2]): read_json(path)["run"] for path in found}
+
     def _find(self, chapter: str, step: str) -> RunFolder | None:
         folder = self._step_folder(chapter, step)
-        if not (folder / "current.json").is_file():
+        if self._pinned is not None:
+            run = self._pinned.get((chapter, step))
+        else:
+            run = read_json(folder / "current.json")["run"] if (folder / "current.json").is_file() else None
+        if run is None:
             return None
-        path = folder / _plain_name(read_json(folder / "current.json")["run"])
+        path = folder / _plain_name(run)
         # A run removed by hand leaves its pointer behind: that is a missing run, not a broken one.
         return RunFolder(path, read_json(path / "manifest.json")) if path.is_dir() else None
 

