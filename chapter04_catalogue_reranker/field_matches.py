@@ -5,7 +5,7 @@ The words for colours, materials and brands are the values that stand in the cat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import numpy as np
 import pandas as pd
@@ -99,9 +99,13 @@ def words_of(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip(".,;:!?'\"") for word in text.split() if word.strip(".,;:!?'\"")))
 
 
-def has_tokens(words: Sequence[str], values: Iterable[str]) -> np.ndarray:
-    """Which words [W] have a token of one of the values; missing values are skipped."""
-    known = {token for value in values if isinstance(value, str) for token in tokenize(value)}
+def tokens_of(values: Iterable[str]) -> frozenset[str]:
+    """The tokens of a field's values; missing values are skipped."""
+    return frozenset(token for value in values if isinstance(value, str) for token in tokenize(value))
+
+
+def has_tokens(words: Sequence[str], known: Set[str]) -> np.ndarray:
+    """Which words [W] have a token that is `known`."""
     return np.array([not known.isdisjoint(tokenize(word)) for word in words], dtype=bool)
 
 

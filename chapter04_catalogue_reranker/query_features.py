@@ -34,7 +34,7 @@ from chapter04_catalogue_reranker.category_agreement import (
     first_mass,
     load_categories,
 )
-from chapter04_catalogue_reranker.field_matches import FieldMatches, has_tokens, words_of
+from chapter04_catalogue_reranker.field_matches import FieldMatches, has_tokens, tokens_of, words_of
 from chapter04_catalogue_reranker.query_words import Speller, Understood, encoder_words, understand
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue, product_text
@@ -134,6 +134,7 @@ class QueryFeatures:
         train = catalogue.split_queries("train")["query"]
         self.speller = Speller(product_text(catalogue.products), train, encoder_words())
         self.fields = FieldMatches(catalogue.products)
+        self._values = {field: tokens_of(catalogue.products[field]) for field in ("colour", "material")}
 
     @classmethod
     def load(cls, artifacts: Artifacts, catalogue: Catalogue) -> QueryFeatures:
@@ -275,7 +276,7 @@ class QueryFeatures:
         place = {word: at for at, word in enumerate(vocabulary)}
         words_at = np.array([place[word] for words in said for word in words], dtype=np.int64)
         starts = np.cumsum([0, *(len(words) for words in said)])
-        values = {field: has_tokens(vocabulary, self.catalogue.products[field]) for field in ("colour", "material")}
+        values = {field: has_tokens(vocabulary, known) for field, known in self._values.items()}
         names = ("worst word", "mean of the words", "best word", *values)
         columns = {name: np.full(len(row), np.nan, dtype=np.float32) for name in names}
         scaled = Standardised(self.clip, vocabulary)
