@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -75,14 +76,26 @@ train("shared")
 train("apart")
 """
 
-# `accelerate launch --cpu` starts one process, whatever --num_processes says, unless there is an mpirun. --multi_gpu is
-# the way through torch's own launcher, which needs no GPU.
-LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+# `accelerate launch --cpu` starts its processes through mpirun, and only if it is given a file of hosts: without one it
+# starts a single process, whatever --num_processes says. --multi_gpu is the way through torch's own launcher, which
+# needs neither MPI nor a GPU.
+SHARED = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"]
+SHARED += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # as which containers run
+
+
+def launch(by: str, folder: Path) -> list[str]:
+    """The arguments that start two processes on the CPU; by: "mpi" or "torch"."""
+    if by == "torch":
+        return [*SHARED, "--multi_gpu", "--main_process_port", str(free_port())]
+    if shutil.which("mpirun") is None:
+        pytest.skip("mpirun is not installed")
+    (folder / "hosts").write_text("localhost slots=2\n")
+    return [*SHARED, "--cpu", "--mpirun_hostfile", str(folder / "hosts")]
 
 
 def run(arguments: list[str], folder: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(repository_root()), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(repository_root()), "OMP_NUM_THREADS": "1"} | AS_ROOT
     done = subprocess.run(
         [sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=300
     )
@@ -96,7 +109,8 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_gradient_of_one(tiny_encoder, tmp_path):
+@pytest.mark.parametrize("by", ["mpi", "torch"])
+def test_two_processes_have_the_gradient_of_one(tiny_encoder, tmp_path, by):
     for name, shared in (("shared", True), ("apart", False)):
         architecture = Architecture(encoder=str(tiny_encoder), projection=16, shared=shared, learn_temperature=True)
         model = TwoTowerModel.build(architecture, seed=0)
@@ -107,7 +121,7 @@ def test_two_processes_have_the_gradient_of_one(tiny_encoder, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     run([str(script), str(tmp_path), "plain"], tmp_path)
-    run([*LAUNCH, "--main_process_port", str(free_port()), str(script), str(tmp_path), "cached"], tmp_path)
+    run([*launch(by, tmp_path), str(script), str(tmp_path), "cached"], tmp_path)
     for name in ("shared", "apart"):
         assert_alike(*(load_file(tmp_path / f"{name}-{rank}.safetensors") for rank in ("alone", 0, 1)))
 
@@ -116,11 +130,11 @@ def test_two_processes_have_the_gradient_of_one(tiny_encoder, tmp_path):
 def test_a_whole_training_of_two_processes_is_that_of_one(tiny_encoder, tmp_path):
     """Through every stage, checkpoint and log: both write what one process writes, up to the rounding of bfloat16."""
     toy, logs = str(Path(__file__).with_name("toy.py")), []
-    for name, launch in (("one", []), ("two", [*LAUNCH, "--main_process_port", str(free_port())])):
+    for name, arguments in (("one", []), ("two", launch("torch", tmp_path))):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "encoder").symlink_to(tiny_encoder)
-        run([*launch, toy, str(folder), '{"cached": true}'], folder)
+        run([*arguments, toy, str(folder), '{"cached": true}'], folder)
         logs.append(read_log(folder / "work" / "log.jsonl"))
     one, two = logs
     assert one[["step", "stage", "epoch"]].equals(two[["step", "stage", "epoch"]])
