@@ -71,8 +71,8 @@ class DenseIndex:
         """
         if kind not in KINDS:
             raise CourseError(f"index kind {kind!r} is unknown; choose one of {', '.join(KINDS)}.")
-        vectors, ids = _checked_products(embeddings, ids)
-        parameters = _checked_parameters(kind, parameters, vectors.shape)
+        vectors, ids = checked_products(embeddings, ids)
+        parameters = checked_parameters(kind, parameters, vectors.shape)
         order = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
         ids = np.array([ids[at] for at in order], dtype=object)
         with _threads(1 if kind != "flat" and len(ids) <= REPEATABLE_UP_TO else None):
@@ -328,7 +328,7 @@ class DenseSearcher:
         return hits
 
 
-def _checked_parameters(kind: str, parameters: dict[str, int], shape: tuple[int, int]) -> dict[str, int]:
+def checked_parameters(kind: str, parameters: dict[str, int], shape: tuple[int, int]) -> dict[str, int]:
     known = KINDS[kind]
     for name, value in parameters.items():
         if name not in known:
@@ -340,7 +340,7 @@ def _checked_parameters(kind: str, parameters: dict[str, int], shape: tuple[int,
     return {**HNSW_DEFAULTS, **parameters} if kind == "hnsw" else {}
 
 
-def _checked_products(embeddings: Embeddings, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+def checked_products(embeddings: Embeddings, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     vectors, ids = np.asarray(embeddings.vectors, dtype=np.float32), list(ids)
     if vectors.ndim != 2 or len(vectors) != len(ids):
         raise CourseError(f"index: {len(ids)} product ids for embeddings {vectors.shape}; give one id a row.")

@@ -120,7 +120,7 @@ def browser() -> Iterator[Browser]:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        raise CourseError("the map is opened by playwright; install the extra: pip install -e .[test]") from None
+        raise CourseError("the map is opened by playwright; install the extra: pip install -e .[dev]") from None
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         raise CourseError(f"no browser: install one of {', '.join(BROWSERS)} and put it on the PATH.")
