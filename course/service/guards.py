@@ -1,0 +1,195 @@
+"""What stands before the service: who may ask, from where, how much they may send, and what a browser may do with it.
+
+Plain ASGI middlewares, around the API and the page alike. From the outside in:
+
+- `RequestLog` (`request_log`) and `SecurityHeaders`: on every answer, refusals included.
+- CORS: closed but for the origins that are given.
+- `BodyLimit` (`body_limit`; 413, 408): before anything of a large body is stored.
+- `KnownSites` (421, 403): no other site's page may use a visitor's browser to reach a service on the loopback address.
+- `TokenCheck` (401): if there is a token.
+
+A refusal is `{"error": "<one sentence>"}`, as every error of the API is.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hmac
+import re
+from base64 import b64decode
+from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import ip_address
+
+from fastapi import FastAPI, Response
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common.errors import CourseError
+from course.service.api_errors import error
+from course.service.body_limit import BodyLimit
+from course.service.request_log import RequestLog
+
+FREE = "/health"
+CHALLENGES = (b'Bearer realm="course"', b'Basic realm="course", charset="UTF-8"')
+READING = ("GET", "HEAD", "OPTIONS")
+ORIGIN = re.compile(r"\*|https?://[^/\s]+")
+
+PAGE_POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        # Gradio's pages start from scripts within the page, and its HTML component makes functions of its templates.
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "media-src 'self' data: blob:",
+        "connect-src 'self' data: blob:",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'self'",
+    )
+).encode()
+"""For HTML that brings no policy of its own: it may use this service, and no other host."""
+DATA_POLICY = b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+"""For everything else, which is no page, whatever a browser is made to believe."""
+
+
+def install(app: FastAPI, *, token: str | None, origins: Sequence[str] = (), hosts: Sequence[str] = ()) -> None:
+    """Put the guards, and the log of requests, around all that `app` serves or mounts.
+
+    token: what everything but GET /health asks for; None: nothing. origins: sites whose pages may use the API, as
+    browsers write them (`https://shop.example`), or "*". hosts: further names of the service, without ports, for a
+    proxy on this machine that passes on the name it was asked by; only without a token do names matter.
+    Raises CourseError for a token that no header can carry, and for an origin that no browser would send.
+    """
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise CourseError(f"The origin {origin!r} is not written as https://shop.example, without a path or slash.")
+    if token is not None:
+        if not re.fullmatch(r"[!-~]+", token):
+            raise CourseError("The API token must consist of visible ASCII characters, without spaces; set another.")
+        app.add_middleware(TokenCheck, token=token)
+    app.add_middleware(KnownSites, origins=origins, hosts=hosts, any_host=token is not None)
+    app.add_middleware(BodyLimit)
+    # Also without origins, and under this very name: where Gradio finds no CORSMiddleware around it, it adds one of its
+    # own, which lets any site in that asks for a name other than localhost.
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+        expose_headers=["Retry-After", "X-Request-ID"],
+    )
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestLog)
+
+
+class TokenCheck:
+    """Asks for a token: `Authorization: Bearer TOKEN`, or Basic with any name and the token as password, which a
+    browser asks its user for and then sends with everything on the page."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app, self.token = app, token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or _is_free(scope) or hmac.compare_digest(_password(scope), self.token):
+            await self.app(scope, receive, send)
+            return
+        refusal = error(401, "The token is missing or wrong; send it as a bearer token, or as a password.")
+        refusal.raw_headers += [(b"www-authenticate", challenge) for challenge in CHALLENGES]
+        await refusal(scope, receive, send)
+
+
+class KnownSites:
+    """Refuses what other sites' pages make a visitor's browser send to a service that trusts whoever reaches it.
+
+    - A page may let its own name point to 127.0.0.1, and then reads all answers as those of its own site (DNS
+      rebinding). What arrives at a loopback address must therefore ask for a loopback name, or one of `hosts`.
+    - A page need not read the answer of an upload for its file to lie on this disk. What a browser marks as sent by
+      another site than the service's must come from one of `origins`, unless it only reads.
+    - There are no web sockets here, to which CORS would not apply.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str], hosts: Sequence[str], any_host: bool) -> None:
+        self.app, self.any_host = app, any_host
+        self.hosts = frozenset(host.lower() for host in hosts)
+        self.any_origin, self.origins = "*" in origins, frozenset(origin.encode() for origin in origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
+            await refusal(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = dict(scope["headers"])
+        if not self.any_host and _is_loopback((scope.get("server") or ("",))[0]):
+            name = _name(headers.get(b"host", b"").decode("latin-1"))
+            if not (_is_loopback(name) or name in self.hosts):
+                return error(421, "This service is on the loopback address; ask for it as localhost or 127.0.0.1.")
+        from_elsewhere = headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
+        known = self.any_origin or headers.get(b"origin") in self.origins
+        if from_elsewhere and not known and scope["method"] not in READING:
+            return error(403, "The page of another site asks; the service must be started with its origin.")
+        return None
+
+
+class SecurityHeaders:
+    """Tells browsers what they may do with an answer. A policy that an answer brings itself stays as it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = list(message.get("headers", ()))
+                kinds = {name.lower(): value for name, value in given}
+                given += [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
+                if b"content-security-policy" not in kinds:
+                    is_page = kinds.get(b"content-type", b"").startswith(b"text/html")
+                    given.append((b"content-security-policy", PAGE_POLICY if is_page else DATA_POLICY))
+                message = {**message, "headers": given}
+            await send(message)
+
+        await self.app(scope, receive, guarded)
+
+
+def _is_free(scope: Scope) -> bool:
+    return scope["method"] in ("GET", "HEAD") and scope["path"].removeprefix(scope.get("root_path", "")) == FREE
+
+
+def _password(scope: Scope) -> bytes:
+    """What the request shows as its token; empty without one."""
+    given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    scheme, _, rest = given.partition(b" ")
+    if scheme.lower() == b"bearer":
+        return rest.strip()
+    if scheme.lower() == b"basic":
+        try:
+            return b64decode(rest.strip(), validate=True).partition(b":")[2]
+        except binascii.Error:
+            pass
+    return b""
+
+
+def _name(host: str) -> str:
+    """The name in a Host header: without the port, a final dot and the brackets of an IPv6 address."""
+    found = re.fullmatch(r"(?:\[([^\]]*)\]|([^:\[\]]*))(?::\d*)?", host)
+    return (found[1] or found[2] or "").lower().removesuffix(".") if found else ""
+
+
+@lru_cache(maxsize=256)
+def _is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
