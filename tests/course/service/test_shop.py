@@ -1,0 +1,125 @@
+"""What the service loads: all that is built, from runs of one moment, each encoder once."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from chapter01_baseline import choose, reindex
+from common import encoders
+from common.artifacts import Artifacts
+from common.catalogue import Catalogue
+from common.devices import choose_placement
+from common.errors import CourseError, MissingArtifact
+from course.service import shop as module
+from course.service.shop import CONSTELLATION, LOOK, PICTURE, RANKING, SCOREBOARD, SIMILAR, load_shop, products_of
+from course.service.shop import score_means as means
+
+
+@pytest.fixture
+def catalogue(tmp_path, artifacts_root, monkeypatch) -> Catalogue:
+    """40 products and judged queries, saved, without a picture."""
+    monkeypatch.setattr(encoders, "choose_placement", lambda engine="auto": choose_placement("torch"))
+    things = ("mug", "lamp", "rug", "vase")
+    products = pd.DataFrame(
+        {
+            "product_id": [f"p{number}" for number in range(40)],
+            "title": [f"{things[number % 4]} number {number}" for number in range(40)],
+            "price": [None if number == 3 else number + 0.5 for number in range(40)],
+            "attributes": [json.dumps({"size": number}) for number in range(40)],
+        }
+    )
+    queries = [
+        (f"q{at}", thing, "category", split)
+        for at, (thing, split) in enumerate(zip(things, ["val"] * 3 + ["test"], strict=True))
+    ]
+    judged = [(query, f"p{number}", 3) for query, thing, *_ in queries for number in range(things.index(thing), 40, 4)]
+    return Catalogue.from_tables(
+        "small",
+        products=products,
+        queries=pd.DataFrame(queries, columns=["query_id", "query", "kind", "split"]),
+        judgements=pd.DataFrame(judged, columns=["query_id", "product_id", "grade"]),
+    ).save(tmp_path / "small")
+
+
+def build_chapter_1(catalogue: Catalogue) -> None:
+    source = str(catalogue.folder)
+    reindex.main(reindex.ReindexConfig(catalogue=source))
+    choose.main(choose.ChooseConfig(catalogue=source))
+
+
+def test_where_nothing_is_built_everything_says_what_to_run(catalogue):
+    shop, shared = load_shop(catalogue)
+    assert shop.systems == shop.runs == {} and len(shared) == 0
+    assert shop.missing["BM25"] == "not built: run python -m chapter01_baseline.reindex"
+    assert shop.missing["two towers"].startswith("not built: run python -m chapter0")
+    assert {PICTURE, SIMILAR, LOOK, RANKING, SCOREBOARD, CONSTELLATION, "learned ranker"} <= {*shop.missing}
+    assert all(words.startswith("not built: run ") for words in shop.missing.values())
+    assert [shop.pictures, shop.classify, shop.similar, shop.look, shop.rank, shop.board, shop.map_page] == [None] * 7
+
+
+def test_what_is_built_is_served_beside_what_is_not(catalogue):
+    build_chapter_1(catalogue)
+    shop, shared = load_shop(catalogue)
+    first = [
+        "BM25",
+        "BM25 + RM3",
+        "MiniLM",
+        "MiniLM + Rocchio",
+        "reciprocal rank fusion",
+        "fusion",
+        "fusion + feedback",
+    ]
+    assert [*shop.systems] == first
+    assert shop.missing["reranked fusion"] == "not built: run python -m course run --chapters 1"
+    assert {*shop.chapters.values()} == {"chapter01_baseline"}
+    assert {*shop.runs} == {"chapter01_baseline/reindex", "chapter01_baseline/choose"}
+    assert len(shared) == 1  # however many searchers ask with MiniLM
+    for searcher in shop.systems.values():
+        assert searcher.search(["lamp"], 3).row(0)
+    searches = shared.hits + shared.misses
+    assert shared.misses == 1 and searches > 1
+
+
+def test_a_run_that_ends_while_the_shop_loads_is_not_mixed_in(catalogue, monkeypatch):
+    build_chapter_1(catalogue)
+    before, load = Artifacts.for_catalogue(catalogue).runs, module._searchers
+
+    def another_run_meanwhile(artifacts, loaded):
+        made = load(artifacts, loaded)
+        reindex.main(reindex.ReindexConfig(catalogue=str(catalogue.folder), ef_search=33))
+        return made
+
+    monkeypatch.setattr(module, "_searchers", another_run_meanwhile)
+    shop, _ = load_shop(catalogue)
+    assert shop.runs == before != Artifacts.for_catalogue(catalogue).runs
+    assert "BM25" in shop.systems
+
+
+def test_errors_become_commands():
+    missing = MissingArtifact("chapter: no step yet.\nMake it with: python -m chapter.step")
+    assert module._what_to_run(missing) == "not built: run python -m chapter.step"
+    stale = CourseError("chapter: of another encoder.\nBuild it again with: python -m chapter.step")
+    assert module._what_to_run(stale) == "out of date: run python -m chapter.step"
+    assert module._what_to_run(MissingArtifact("what?")) == "not built: run make course"
+
+
+def test_products_as_they_are_shown(catalogue):
+    products = products_of(catalogue)
+    assert len(products) == 40
+    assert products["p3"].price is None and products["p4"].price == 4.5
+    assert products["p7"].attributes == {"size": 7} and products["p7"].brand is None
+    assert not products["p7"].has_image
+    assert not any(
+        isinstance(value, float) and np.isnan(value) for one in products.values() for value in vars(one).values()
+    )
+
+
+def test_every_system_of_the_scoreboard_says_what_its_scores_measure():
+    """One meaning a score: two kinds of score never share their words."""
+    assert means("BM25") != means("MiniLM") == means("two towers")
+    assert means("fusion") == means("two towers + BM25") != means("reranked fusion")
+    assert "order alone" in means("learned ranker")
