@@ -1,0 +1,321 @@
+"""What the API takes and gives, as it is documented and checked, and how answers become JSON.
+
+Answers are written by `render` from plain values: nothing checks them at run time, a test holds them to these schemas.
+What comes in is checked: unknown fields, control characters and numbers out of range are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import File, Form, Path, Query, UploadFile
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from course.service import answers
+from course.service.answers import LARGEST_PICTURE, LONGEST_QUERY, MOST_HITS
+from course.service.service import LONGEST_TEXT, MOST_CONTEXT, SIDES
+
+LONGEST_ID, LONGEST_NAME = 200, 500
+MOST_CANDIDATES, LARGEST_POOL = 500, 10 * MOST_HITS
+
+_PLAIN = r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+"""Any character but those that control something: a tab and the two that end a line may stand in a text."""
+ANY_TEXT = rf"^{_PLAIN}*$"
+SOME_TEXT = rf"^{_PLAIN}*[^\s\x00-\x1f\x7f-\x9f]{_PLAIN}*$"
+SOME_IDS = rf"^{_PLAIN}*[^,\s\x00-\x1f\x7f-\x9f]{_PLAIN}*$"
+
+Name = Annotated[str, StringConstraints(pattern=SOME_TEXT, max_length=LONGEST_NAME)]
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+ProductId = Annotated[
+    str, Path(pattern=ANY_TEXT, max_length=LONGEST_ID, description="The product's id.", examples=["P00012"])
+]
+ItemId = Annotated[
+    str,
+    Query(pattern=SOME_TEXT, max_length=LONGEST_ID, description="The product to start from.", examples=["P00012"]),
+]
+Count = Annotated[int, Query(ge=1, le=MOST_HITS, description="So many products at most.")]
+Side = Annotated[
+    int,
+    Query(ge=SIDES[0], le=SIDES[1], description="Pixels of the longer side; a smaller picture stays small."),
+]
+ContextIds = Annotated[
+    list[Annotated[str, StringConstraints(pattern=SOME_IDS, max_length=LONGEST_QUERY)]],
+    Query(
+        min_length=1,
+        max_length=MOST_CONTEXT,
+        description=f"The products that are there already, at most {MOST_CONTEXT}: repeated, or with commas between.",
+        examples=[["P00012", "P00044"]],
+    ),
+]
+GapCategory = Annotated[
+    Name | None,
+    Query(description="What is missing: a category path or the start of one. Default: anything.", examples=["Home"]),
+]
+Pool = Annotated[int, Query(ge=1, le=LARGEST_POOL, description="So many candidates are scored; at least k.")]
+UseMMR = Annotated[bool, Query(description="Choose products that also differ from each other.")]
+Lambda = Annotated[
+    float, Query(ge=0, le=1, description="Weight of suiting against differing: 1 is suiting alone, 0 differing alone.")
+]
+
+FormCount = Annotated[int, Form(ge=1, le=MOST_HITS, description="So many at most.")]
+_A_PICTURE = File(
+    description=f"A picture of at most {LARGEST_PICTURE // 2**20} MB, not animated. Its bytes count, not what it is "
+    "said to be."
+)
+Picture = Annotated[UploadFile, _A_PICTURE]
+PictureIfAny = Annotated[UploadFile | None, _A_PICTURE]
+Title = Annotated[Name | None, Form(description="The product's title.", examples=["Wooden rattle"])]
+Description = Annotated[
+    Annotated[str, StringConstraints(pattern=SOME_TEXT, max_length=LONGEST_TEXT)] | None,
+    Form(description="The product's description.", examples=["Beech, for babies from three months."]),
+]
+Candidates = Annotated[
+    list[Name],
+    Form(
+        max_length=MOST_CANDIDATES,
+        description="Category paths to rank, repeated, each once; none ranks all that are known.",
+        json_schema_extra={"uniqueItems": True},
+        examples=[["Toys > Baby", "Home > Rugs"]],
+    ),
+]
+
+
+class Strict(BaseModel):
+    """Refuses what it does not know, and takes no text for a number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def _whole(number: object) -> object:
+    """5.0 as 5: JSON has one kind of number."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+def _in_order(filters: Filters) -> Filters:
+    low, high = filters.price_min, filters.price_max
+    if low is not None and high is not None and low > high:
+        raise ValueError("price_min is larger than price_max")
+    return filters
+
+
+class Filters(Strict):
+    """Which products may be found; what is left out does not filter."""
+
+    category: Name | None = Field(
+        None, description='A category path or the start of one, level by level: "Home" holds "Home > Rugs".'
+    )
+    brand: Name | None = Field(None, description="Exactly this brand, but for case.")
+    colour: Name | None = Field(None, description="Exactly this colour, but for case.")
+    price_min: Price | None = Field(None, description="The lowest price, included. Products without one do not fit.")
+    price_max: Price | None = Field(None, description="The highest price, included; at least price_min.")
+
+
+class SearchQuestion(Strict):
+    """A search by text."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"query": "green wool rug", "k": 5, "filters": {"price_max": 120}}]}
+    )
+    query: Annotated[str, StringConstraints(pattern=SOME_TEXT, max_length=LONGEST_QUERY)] = Field(
+        description="What a shopper would type."
+    )
+    k: Annotated[int, BeforeValidator(_whole)] = Field(10, ge=1, le=MOST_HITS, description="So many products at most.")
+    system: Name | None = Field(
+        None, description="Who searches, of `/index-info`. Default: the strongest that is built."
+    )
+    filters: Annotated[Filters, AfterValidator(_in_order)] = Filters()
+
+
+class Error(BaseModel):
+    """What every error answers."""
+
+    error: str = Field(description="What is wrong, in words.", examples=["k: must be at most 100."])
+
+
+class Product(BaseModel):
+    """A product; what is not known of it is null."""
+
+    product_id: str = Field(examples=["P00012"])
+    title: str | None = Field(examples=["Green wool rug"])
+    description: str | None
+    brand: str | None
+    colour: str | None
+    material: str | None
+    price: float | None = Field(description="In the catalogue's currency.", examples=[89.0])
+    category_path: str | None = Field(description="From the widest to the narrowest.", examples=["Home > Rugs"])
+    attributes: dict[str, Any] = Field(description="What else the catalogue says, by name.")
+    image: str | None = Field(description="Address of its picture on this service.", examples=["/images/P00012"])
+
+
+class Hit(BaseModel):
+    """A product that was found."""
+
+    rank: int = Field(ge=1, description="1 is the best.")
+    score: float = Field(
+        description="Higher is better. `score_means` beside the hits says what it measures; scores of different "
+        "systems do not compare."
+    )
+    product: Product
+
+
+class SearchAnswer(BaseModel):
+    """What was found."""
+
+    hits: list[Hit] = Field(description="The best first.")
+    system: str = Field(description="Who found them.", examples=["BM25"])
+    score_means: str = Field(description="What the scores measure.", examples=[answers.COSINE])
+    note: str = Field(description="Why there are fewer hits than were asked for, or none; else empty.", examples=[""])
+
+
+class LookAnswer(SearchAnswer):
+    """What goes with the context."""
+
+    hits: list[Hit] = Field(
+        description="In the order of choice, which with `use_mmr` is not that of the scores: a product may come first "
+        "because it differs from those chosen before."
+    )
+
+
+class CategoryChance(BaseModel):
+    """A category and how likely it is."""
+
+    category_path: str = Field(examples=["Home > Rugs"])
+    probability: float = Field(
+        description="From 0 to 1; over all categories that were ranked they add up to 1.", examples=[0.83]
+    )
+
+
+class PictureAnswer(SearchAnswer):
+    """Products that look like a picture, and what the picture seems to show."""
+
+    categories: list[CategoryChance] = Field(description="The likeliest first.")
+    category_note: str = Field(description="Why there are no categories; else empty.", examples=[""])
+
+
+class CategoryAnswer(BaseModel):
+    """Where a product belongs."""
+
+    ranking: list[CategoryChance] = Field(description="The likeliest first.")
+    note: str = Field(description="Why not to believe the first; else empty.", examples=[""])
+    text_share: float = Field(
+        description="How much of the product's vector is its text's; the rest is its picture's; 0 to 1."
+    )
+    neighbours: list[Hit] = Field(description=f"The nearest products of the catalogue. Score: {answers.COSINE}.")
+
+
+class Cache(BaseModel):
+    """How often a text or picture had been encoded before."""
+
+    hits: int
+    misses: int
+
+
+class Health(BaseModel):
+    """That the service answers, and how busy it is."""
+
+    status: str = Field(examples=["ok"])
+    source: str = Field(description="The catalogue.", examples=["pocket_shop"])
+    products: int
+    systems: int = Field(description="How many can search.")
+    waiting: int = Field(description="Questions that wait for an answer now.")
+    searches: int = Field(description="Searches by text since the start.")
+    batches: int = Field(description="Batches that they were answered in.")
+    largest_batch: int = Field(description="Questions in the largest of them.")
+    embedding_cache: Cache
+
+
+class SystemInfo(BaseModel):
+    """One that can search."""
+
+    name: str = Field(examples=["BM25"])
+    chapter: str = Field(examples=["chapter01_baseline"])
+    score_means: str = Field(description="What its scores measure.")
+
+
+class IndexInfo(BaseModel):
+    """What this service serves."""
+
+    source: str = Field(examples=["pocket_shop"])
+    digest: str = Field(description="Of the catalogue's content.")
+    profile: str = Field(examples=["pocket"])
+    products: int
+    systems: list[SystemInfo] = Field(description="The strongest last.")
+    runs: dict[str, str] = Field(description="Which run of each step is served: step to run.")
+    missing: dict[str, str] = Field(description="What is not built, each with the command that builds it.")
+
+
+class ScoreboardRow(BaseModel):
+    """One figure of one system."""
+
+    chapter: str
+    system: str
+    source: str
+    split: str = Field(description="Which queries.", examples=["test"])
+    metric: str = Field(examples=["nDCG@10"])
+    value: float | None
+    ci_low: float | None = Field(description="Start of the 95% interval.")
+    ci_high: float | None = Field(description="Its end.")
+    n_queries: int
+    seconds: float | None = Field(description="That the search of all queries took.")
+
+
+class Scoreboard(BaseModel):
+    """Every chapter's figures."""
+
+    rows: list[ScoreboardRow]
+
+
+def render(value: Any) -> bytes:
+    """JSON, in ASCII: what a catalogue holds cannot break it. Raises ValueError for nan and infinity."""
+    return _ENCODER.encode(value).encode("ascii")
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
+def product(found: answers.Product) -> dict[str, Any]:
+    """As `Product`."""
+    return {
+        "product_id": found.product_id,
+        "title": found.title,
+        "description": found.description,
+        "brand": found.brand,
+        "colour": found.colour,
+        "material": found.material,
+        "price": found.price,
+        "category_path": found.category_path,
+        "attributes": dict(found.attributes),
+        "image": f"/images/{quote(found.product_id, safe='')}" if found.has_image else None,
+    }
+
+
+def hits(found: list[answers.Hit]) -> list[dict[str, Any]]:
+    """As `Hit`, in the order given."""
+    return [{"rank": hit.rank, "score": hit.score, "product": product(hit.product)} for hit in found]
+
+
+def answer(found: answers.Answer) -> dict[str, Any]:
+    """As `SearchAnswer`."""
+    return {"hits": hits(found.hits), "system": found.system, "score_means": found.score_means, "note": found.note}
+
+
+def picture_answer(found: answers.PictureAnswer) -> dict[str, Any]:
+    """As `PictureAnswer`."""
+    return answer(found) | {"categories": _chances(found.categories), "category_note": found.category_note}
+
+
+def category_answer(found: answers.CategoryAnswer) -> dict[str, Any]:
+    """As `CategoryAnswer`."""
+    return {
+        "ranking": _chances(found.ranking),
+        "note": found.note,
+        "text_share": found.text_share,
+        "neighbours": hits(found.neighbours),
+    }
+
+
+def _chances(ranked: list[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"category_path": path, "probability": chance} for path, chance in ranked]
