@@ -8,9 +8,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NOTEBOOKS = $(sort $(wildcard chapter*/[0-9]*.ipynb))
-Q ?= warm waterproof jacket without a hood
 # Never look for a model hub unless the big profile asks for one.
 OFFLINE := $(if $(filter full,$(COURSE_PROFILE)),,HF_HUB_OFFLINE=1)
+
+# All that the commands need; `tracking` is for whoever asks a training to be tracked.
+EXTRAS := $(foreach extra,notebooks demo scale dev,--extra $(extra))
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,14 +52,14 @@ lint: $(STAMP)
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab
 
-demo: $(STAMP) ## search the shop: make demo Q="words"
-	@$(BIN)/python -m chapter01_baseline.demo "$(Q)"
+demo: $(STAMP) ## serve the shop: a page to search it, and an API (Ctrl-C stops it)
+	@$(OFFLINE) $(BIN)/python -m course serve
 
 bench: $(STAMP) ## our fast paths beside the plain ones, in one run
 	@$(BIN)/python -m course bench
 
 requirements: $(STAMP) ## pin every version anew from pyproject.toml; UPGRADE=--upgrade for the newest
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url $(UPGRADE) \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 $(EXTRAS) --no-emit-index-url $(UPGRADE) \
 		pyproject.toml -o requirements.txt
 
 clean: ## remove what was computed; the environment stays

@@ -1,4 +1,4 @@
-"""The course's command line: ``python -m course run | scoreboard | results | bench``."""
+"""The course's command line: ``python -m course run | scoreboard | results | bench | serve``."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import Annotated
 import tyro
 
 from common.cli import run_step
-from course import bench, results, run, scoreboard
+from course import bench, results, run, scoreboard, serve
 
 Command = (
     Annotated[run.Run, tyro.conf.subcommand("run")]
     | Annotated[scoreboard.Scoreboard, tyro.conf.subcommand("scoreboard")]
     | Annotated[results.Results, tyro.conf.subcommand("results")]
     | Annotated[bench.Bench, tyro.conf.subcommand("bench")]
+    | Annotated[serve.Serve, tyro.conf.subcommand("serve")]
 )
 
 
 def main(command: Command) -> None:
-    """A course on product search: run its notebooks, see what they reached, measure this machine."""
+    """A course on product search: run its notebooks, see what they reached, measure this machine, serve it all."""
     match command:
         case run.Run():
             run.main(command)
@@ -28,6 +29,8 @@ def main(command: Command) -> None:
             results.main(command)
         case bench.Bench():
             bench.main(command)
+        case serve.Serve():
+            serve.main(command)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ BENCHMARKS = {
     "image-embedding": "chapter03_multimodal.benchmarks.image_embedding:main",
     "reranker-training": "chapter04_catalogue_reranker.benchmarks.training_step:main",
     "constellation": "chapter04_catalogue_reranker.benchmarks.constellation:main",
+    "sharded-embedding": "common.benchmarks.sharded_embedding:main",
+    "service": "course.benchmarks.service:main",
 }
 """Each takes nothing and returns rows with ``FIELDS`` and what else it has to say (a quality, a note); what it prints
 is for the reader, not part of the result."""
@@ -44,19 +46,22 @@ class Bench:
 
 
 def main(config: Bench) -> None:
-    """Run the benchmarks and print their rows. Raises ``CourseError`` for an unknown name, before any is run."""
+    """Run the benchmarks and print their rows. Raises ``CourseError`` for an unknown name, before any is run, and for a
+    benchmark that cannot be run; the rows of those before it are printed all the same."""
     for name in config.names:
         if name not in BENCHMARKS:
             raise CourseError(f"bench: no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
     rows: list[dict[str, Any]] = []
-    for name in config.names or BENCHMARKS:
-        module, _, function = BENCHMARKS[name].partition(":")
-        with redirect_stdout(sys.stderr):
-            rows += getattr(import_module(module), function)()
-    if config.json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-    else:
-        show(rows)
+    try:
+        for name in config.names or BENCHMARKS:
+            module, _, function = BENCHMARKS[name].partition(":")
+            with redirect_stdout(sys.stderr):
+                rows += getattr(import_module(module), function)()
+    finally:
+        if config.json:
+            print(json.dumps(rows, indent=2, ensure_ascii=False))
+        elif rows:
+            show(rows)
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from common.cli import run_step
 from common.errors import CourseError, MissingArtifact
-from course import bench, run, scoreboard
+from course import bench, run, scoreboard, serve
 from course.__main__ import main as course_main
 
 
@@ -86,21 +86,23 @@ def test_course_in_a_process(artifacts_root):
     assert unknown.stderr == f"error: bench: no benchmark 'nothing'; there are: {', '.join(bench.BENCHMARKS)}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["run"], ["scoreboard"], ["bench"]])
+@pytest.mark.parametrize("arguments", [[], ["run"], ["scoreboard"], ["bench"], ["serve"]])
 def test_help_explains_every_flag(capsys, arguments):
     with pytest.raises(SystemExit) as stopped:
         run_step(course_main, [*arguments, "--help"])
     out = capsys.readouterr().out
     assert stopped.value.code == 0
     assert out.startswith(" ".join(["usage: python -m course", *arguments]))
-    fields = {"run": run.Run, "scoreboard": scoreboard.Scoreboard, "bench": bench.Bench}.get(*arguments or [None])
+    fields = {"run": run.Run, "scoreboard": scoreboard.Scoreboard, "bench": bench.Bench, "serve": serve.Serve}.get(
+        *arguments or [None]
+    )
     for field in dataclasses.fields(fields) if fields else ():
-        flag = {"settings": "--set", "names": "NAME"}.get(field.name, f"--{field.name}")
+        flag = {"settings": "--set", "names": "NAME"}.get(field.name, "--" + field.name.replace("_", "-"))
         assert flag in out
     assert "None" not in out, "a reader does not know what None means"
 
 
-@pytest.mark.parametrize("arguments", [["run", "--chapters", "x"], ["serve"], ["run", "--nonsense"]])
+@pytest.mark.parametrize("arguments", [["run", "--chapters", "x"], ["serve", "--port", "x"], ["run", "--nonsense"]])
 def test_unusable_flags_stop_without_a_traceback(capsys, arguments):
     with pytest.raises(SystemExit) as stopped:
         run_step(course_main, arguments)
