@@ -48,6 +48,8 @@ class Serve:
     """smoke, pocket or full. Default: the environment variable COURSE_PROFILE, else pocket."""
     origins: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORIGIN ...", help_behavior_hint="")] = ()
     """Other sites whose pages may call the API (CORS), such as https://shop.example; none when left out."""
+    hosts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
+    """Names, beside localhost, by which a proxy on this machine asks for the service."""
     page: bool = True
     """Whether to serve the page too; without it the API alone."""
     max_batch: Annotated[int, tyro.conf.arg(metavar="NUMBER")] = 64
@@ -85,7 +87,7 @@ def application(service: Service, config: Serve) -> FastAPI:
     """API and page over a service."""
     from course.service.api import build_api
 
-    app = build_api(service, token=os.environ.get(TOKEN) or None, origins=config.origins)
+    app = build_api(service, token=os.environ.get(TOKEN) or None, origins=config.origins, hosts=config.hosts)
     if config.page:
         from course.service.page import mount_page
 

@@ -40,9 +40,11 @@ MAP_HEADERS = {"Content-Security-Policy": "base-uri 'none'; form-action 'none'; 
 """Beside the policy in the page itself, which names the digests of its script and style."""
 
 
-def build_api(service: Service, *, token: str | None = None, origins: Sequence[str] = ()) -> FastAPI:
+def build_api(
+    service: Service, *, token: str | None = None, origins: Sequence[str] = (), hosts: Sequence[str] = ()
+) -> FastAPI:
     """The application without the page. token: what everything but /health needs, if given. origins: the web sites
-    whose pages may ask, beside the service's own."""
+    whose pages may ask, beside the service's own. hosts: further names of this host, see `guards`."""
     api = FastAPI(
         title="Product search course", version="1", description=ABOUT, docs_url=None, redoc_url=None, telemetry=SILENT
     )
@@ -54,7 +56,7 @@ def build_api(service: Service, *, token: str | None = None, origins: Sequence[s
     api.include_router(router)
     docs_page.install(api)
     api_errors.install(api)
-    guards.install(api, token=token, origins=origins)
+    guards.install(api, token=token, origins=origins, hosts=hosts)
     generated = api.openapi
     api.openapi = lambda: _completed(generated(), service, token)
     return api
