@@ -131,13 +131,14 @@ def run(service: Service, config: Serve, listener: socket.socket) -> None:
     """
     import uvicorn
 
+    from course.service.head_limit import HeadLimit
     from course.service.request_log import configure_logging
 
     configure_logging()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn sends it on when it has stopped
     app = application(service, config)
     settings = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE, server_header=False
+        app, http=HeadLimit, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE, server_header=False
     )
     shown = f"[{config.host}]" if ":" in config.host else config.host
     print(f"listening on http://{shown}:{listener.getsockname()[1]}", file=sys.stderr, flush=True)

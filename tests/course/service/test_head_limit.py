@@ -1,0 +1,103 @@
+"""Heads of requests that do not end: the connection is closed, and what came is not kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import pytest
+import uvicorn
+from fastapi import Request, Response
+
+from course.service.head_limit import LONGEST_HEAD, REASON, HeadLimit
+
+MB = 2**20
+
+
+async def app(scope: dict, receive: Callable, send: Callable) -> None:
+    body = await Request(scope, receive).body()
+    await Response(f"{len(body)} bytes")(scope, receive, send)
+
+
+def serving(talk: Callable[[int], Awaitable[None]]) -> None:
+    """Run `talk(port)` beside a server."""
+
+    async def both() -> None:
+        config = uvicorn.Config(app, http=HeadLimit, lifespan="off", log_config=None, access_log=False, port=0)
+        server = uvicorn.Server(config)
+        server.install_signal_handlers = lambda: None
+        running = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        try:
+            await asyncio.wait_for(talk(server.servers[0].sockets[0].getsockname()[1]), 30)
+        finally:
+            server.should_exit = True
+            await running
+
+    asyncio.run(both())
+
+
+async def exchange(port: int, *parts: bytes) -> tuple[int, bytes]:
+    """Send, until the server hangs up, and read to the end: (bytes sent, all that came)."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    sent, answer = 0, b""
+    with contextlib.suppress(ConnectionError):
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            sent += len(part)
+    with contextlib.suppress(ConnectionError):
+        while piece := await reader.read(65_536):
+            answer += piece
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    return sent, answer
+
+
+START = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = START + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n1\r\nx\r\n0\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (START, b"X-A: a\r\n" * 8_000),
+        (START + b"X-A: ", b"a" * 65_536),
+        (b"GET /?", b"a" * 65_536),
+        (b"", b"a" * 65_536),
+        (CHUNKED, b"X-A: a\r\n" * 8_000),
+        (CHUNKED + b"X-A: ", b"a" * 65_536),
+    ],
+    ids=["headers", "a header", "an address", "a method", "headers behind a body", "a header behind a body"],
+)
+def test_a_head_without_end_is_hung_up_on(first, again):
+    async def talk(port: int) -> None:
+        sent, answer = await exchange(port, first, *[again] * 1_000)
+        assert sent < 20 * MB, "of 60; what the system holds for the connection included"
+        assert b"200 OK" not in answer
+
+    serving(talk)
+
+
+def test_the_reason_is_given_to_who_listens():
+    async def talk(port: int) -> None:
+        _, answer = await exchange(port, START + b"X-A: " + b"a" * LONGEST_HEAD)
+        assert answer.startswith(b"HTTP/1.1 400 ") and answer.endswith(REASON.encode())
+
+    serving(talk)
+
+
+def test_what_is_below_the_limit_passes_and_bodies_do_not_count():
+    async def talk(port: int) -> None:
+        filling = b"X-A: " + b"a" * (LONGEST_HEAD - 200) + b"\r\n"
+        body = [b"8000\r\n" + bytes(0x8000) + b"\r\n"] * 32
+        once = [START, filling, b"Transfer-Encoding: chunked\r\n\r\n", *body, b"0\r\n\r\n"]
+        last = [START, filling, b"Content-Length: 0\r\nConnection: close\r\n\r\n"]
+        _, answer = await exchange(port, *once, *last)
+        assert answer.count(b"HTTP/1.1 200 OK") == 2
+        assert b"1048576 bytes" in answer and answer.endswith(b"\r\n0 bytes")
+
+    serving(talk)
