@@ -55,8 +55,8 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 demo: $(STAMP) ## serve the shop: a page to search it, and an API (Ctrl-C stops it)
 	@$(OFFLINE) $(BIN)/python -m course serve
 
-bench: $(STAMP) ## our fast paths beside the plain ones, in one run
-	@$(BIN)/python -m course bench
+bench: $(STAMP) ## our fast paths beside the plain ones, in one run; keeps the rows in results/
+	@$(BIN)/python -m course bench --save
 
 requirements: $(STAMP) ## pin every version anew from pyproject.toml; UPGRADE=--upgrade for the newest
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 $(EXTRAS) --no-emit-index-url $(UPGRADE) \

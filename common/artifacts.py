@@ -170,7 +170,7 @@ class Artifacts:
                 "inputs": _names(inputs),
                 "code": code_digest(chapter),
                 "versions": _versions(),
-                "commit": _commit(),
+                "commit": checkout_commit(),
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.perf_counter() - clock, 3),
             }
@@ -261,7 +261,7 @@ def _versions() -> dict[str, str]:
 
 
 @cache
-def _commit() -> str | None:
+def checkout_commit() -> str | None:
     """The commit of the checkout, with ``-dirty`` after it when tracked files differ; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     try:

@@ -7,17 +7,25 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.artifacts import checkout_commit
 from common.errors import CourseError
+from common.progress import tell
+from course.results import provenance, read_rows, results_folder, write_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BENCHMARKS = {
     "text-embedding": "common.benchmarks.text_embedding:main",
+    "evaluation": "common.benchmarks.evaluation:main",
     "training": "chapter02_two_tower.benchmarks.training:main",
     "mining": "chapter02_two_tower.benchmarks.mining:main",
     "cached-loss": "chapter02_two_tower.benchmarks.cached_loss:main",
@@ -28,9 +36,13 @@ BENCHMARKS = {
     "service": "course.benchmarks.service:main",
 }
 """Each takes nothing and returns rows with ``FIELDS`` and what else it has to say (a quality, a note); what it prints
-is for the reader, not part of the result."""
+is for the reader, not part of the result. A row's name is the benchmark's own, or begins with it and a comma."""
 
 FIELDS = ("name", "ours", "peer", "unit", "our_value", "peer_value", "ratio")
+NUMBERS = FIELDS[4:]
+MADE_BY = ("command", "commit", "hardware")
+SAVED = "benchmarks.csv"
+"""In the folder of results: ``FIELDS`` and ``MADE_BY`` of each row."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +55,70 @@ class Bench:
     """Benchmarks to run; all when left out."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the rows as one JSON list, and nothing else, on standard output."""
+    save: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Keep the rows in results/benchmarks.csv, in place of older ones of the same benchmark, as soon as it is done."""
 
 
 def main(config: Bench) -> None:
-    """Run the benchmarks and print their rows. Raises ``CourseError`` for an unknown name, before any is run, and for a
-    benchmark that cannot be run; the rows of those before it are printed all the same."""
+    """Run the benchmarks and print their rows. Raises ``CourseError`` for an unknown name and for saved rows that
+    cannot be read, before any is run, and for a benchmark that cannot be run; the rows of those before it are printed,
+    and saved, all the same."""
     for name in config.names:
         if name not in BENCHMARKS:
             raise CourseError(f"bench: no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
+    if config.save:
+        read_saved(results_folder())
+    commit = checkout_commit() if config.save else None  # of the code that runs, whatever is committed meanwhile
     rows: list[dict[str, Any]] = []
     try:
         for name in config.names or BENCHMARKS:
             module, _, function = BENCHMARKS[name].partition(":")
             with redirect_stdout(sys.stderr):
-                rows += getattr(import_module(module), function)()
+                measured = getattr(import_module(module), function)()
+            rows += measured
+            if config.save:
+                save(name, measured, results_folder(), commit)
     finally:
         if config.json:
             print(json.dumps(rows, indent=2, ensure_ascii=False))
         elif rows:
             show(rows)
+
+
+def read_saved(folder: Path) -> pd.DataFrame:
+    """The rows kept in ``folder``, none if there is no file yet; raises ``CourseError`` as ``read_rows`` does."""
+    import pandas as pd
+
+    if not (folder / SAVED).exists():
+        return pd.DataFrame(columns=[*FIELDS, *MADE_BY])
+    texts = [column for column in (*FIELDS, *MADE_BY) if column not in NUMBERS]
+    return read_rows(folder / SAVED, texts, NUMBERS, key=["name"])[[*FIELDS, *MADE_BY]]
+
+
+def save(benchmark: str, rows: list[dict[str, Any]], folder: Path, commit: str | None) -> None:
+    """Keep what ``benchmark`` measured: its rows take the place of those that it left there before."""
+    import pandas as pd
+
+    made = provenance(f"python -m course bench {benchmark} --save", commit)
+    new = pd.DataFrame(rows, columns=list(FIELDS)).assign(**made)
+    write_rows(folder / SAVED, merged(read_saved(folder), new, benchmark))
+    tell(f"{benchmark}: kept in results/{SAVED}; the page shows it after: python -m course results --page")
+
+
+def merged(saved: pd.DataFrame, new: pd.DataFrame, benchmark: str) -> pd.DataFrame:
+    """``saved`` with the rows of ``benchmark`` replaced, all together, by ``new``: where the first of them stood, else
+    at the end. All others stay as they are.
+
+    Rows of the benchmark are those named like it, or like it and a comma, so that a row whose name tells a size does
+    not outlive the size; and those named like a new one.
+    """
+    import pandas as pd
+
+    names = saved["name"]
+    old = ((names == benchmark) | names.str.startswith(f"{benchmark}, ") | names.isin(new["name"])).to_numpy()
+    place = int(old.argmax()) if old.any() else len(saved)
+    parts = [saved[:place], new, saved[place:][~old[place:]]]
+    return pd.concat([part for part in parts if len(part)] or [saved], ignore_index=True)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -74,9 +131,14 @@ def show(rows: list[dict[str, Any]]) -> None:
     table.add_column("besides")
     for row in rows:
         besides = ", ".join(_besides(key, value) for key, value in row.items() if key not in FIELDS)
-        figures = (f"{row['our_value']:,.4g}", f"{row['peer_value']:,.4g}", f"{row['ratio']:.2f}x")
+        figures = (figure(row["our_value"]), figure(row["peer_value"]), f"{row['ratio']:.2f}x")
         table.add_row(row["name"], row["ours"], row["peer"], row["unit"], *figures, besides)
     Console(width=None if sys.stdout.isatty() else 150).print(table)
+
+
+def figure(value: float) -> str:
+    """A measured value for people: up to three decimals, thousands apart."""
+    return f"{round(value, 3):,}"
 
 
 def _besides(key: str, value: Any) -> str:

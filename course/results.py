@@ -1,10 +1,12 @@
-"""``python -m course results``: keeps the figures of the newest evaluations as CSV, with how they were made."""
+"""``python -m course results``: keeps the figures of the newest evaluations as CSV, with how they were made, and
+renders the page of all results."""
 
 from __future__ import annotations
 
+import csv
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +17,7 @@ from common.artifacts import RunFolder
 from common.atomic import atomic_write, read_json
 from common.errors import CourseError
 from common.settings import artifacts_root, repository_root, resolve_profile
-from course.scoreboard import COLUMNS
+from course.scoreboard import COLUMNS, DEFAULT_SOURCE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,28 +27,37 @@ _DECIMALS = 4
 
 @dataclass(frozen=True)
 class Results:
-    """Write the rows of the current evaluations to results/SOURCE.csv, each with command, seed, commit and hardware."""
+    """Keep the rows of the current evaluations in results/SOURCE.csv, each with command, seed, commit and hardware, and
+    render results/README.md from all CSVs there."""
 
-    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE ...")] = ("pocket_shop",)
-    """Catalogues whose newest evaluations are kept."""
-    profile: str | None = None
+    sources: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE ...", help_behavior_hint="")
+    ] = (DEFAULT_SOURCE,)
+    """Catalogues whose newest evaluations are kept; pocket_shop when left out."""
+    page: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Only render the page, from the CSVs as they are."""
+    profile: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """smoke, pocket or full. Default: the environment variable COURSE_PROFILE, else pocket."""
 
 
 def main(config: Results) -> None:
-    """Write one CSV a source; raises ``CourseError`` for a source that was not evaluated."""
-    import pandas as pd
+    """Write one CSV a source, then the page; raises ``CourseError`` for a source that was not evaluated, and for a CSV
+    that the page cannot be made of."""
+    from course.results_page import write_page
 
-    profile = resolve_profile(config.profile)
-    for source in config.sources:
-        tables = [_with_provenance(run) for run in _evaluations(artifacts_root(), source, profile)]
-        if not tables:
-            raise CourseError(f"results: no evaluation of {source} in profile {profile}; run its evaluate step first")
-        target = repository_root() / "results" / f"{source}.csv"
-        target.parent.mkdir(exist_ok=True)
-        with atomic_write(target) as temporary:
-            pd.concat(tables).to_csv(temporary, index=False, float_format=f"%.{_DECIMALS}f", lineterminator="\n")
-        print(f"results/{source}.csv")
+    written = [] if config.page else [_keep(source, resolve_profile(config.profile)) for source in config.sources]
+    for path in [*written, *write_page(results_folder())]:
+        print(f"results/{path.name}")
+
+
+def results_folder() -> Path:
+    """Where the CSVs and the page are."""
+    return repository_root() / "results"
+
+
+def provenance(command: str, commit: str | None) -> dict[str, str]:
+    """How figures were made, as columns of their rows: command, commit (its first digits) and hardware."""
+    return {"command": command, "commit": (commit or "uncommitted")[:12], "hardware": hardware()}
 
 
 def hardware() -> str:
@@ -61,6 +72,77 @@ def hardware() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{name}, {cores} cores{gpu}"
+
+
+def write_rows(path: Path, rows: pd.DataFrame, decimals: int | None = None) -> None:
+    """Write a CSV of results, atomically, the same on every system; without ``decimals`` each number as it is."""
+    with atomic_write(path) as temporary:
+        float_format = None if decimals is None else f"%.{decimals}f"
+        rows.to_csv(temporary, index=False, float_format=float_format, lineterminator="\n", encoding="utf-8")
+
+
+def read_rows(
+    path: Path, texts: Sequence[str], numbers: Sequence[str], *, optional: Sequence[str] = (), key: Sequence[str]
+) -> pd.DataFrame:
+    """The rows of a CSV of results: columns ``texts`` as text and ``numbers`` as float64, NaN where the cell is empty.
+
+    Raises ``CourseError``, with file and column, for what is no table, a column that is missing, an empty cell outside
+    ``optional``, what should be a finite number and is not, and two rows with the same ``key``.
+    """
+    import pandas as pd
+
+    table = _read_cells(path)
+    for column in (*texts, *numbers):
+        if column not in table:
+            raise CourseError(f"{path}: column {column!r} is missing; there are: {', '.join(table)}")
+        if column not in optional and (empty := table[column].str.strip() == "").any():
+            raise CourseError(f"{path}: column {column!r} is empty in row {_first(empty)}; fill it, or drop the row")
+    for column in numbers:
+        values = pd.to_numeric(table[column].where(table[column].str.strip() != ""), errors="coerce").astype("float64")
+        wrong = (table[column].str.strip() != "") & ~values.abs().lt(float("inf"))
+        if wrong.any():
+            text = table[column][wrong].iloc[0]
+            raise CourseError(f"{path}: column {column!r} has {text!r} in row {_first(wrong)}; a number belongs there")
+        table[column] = values
+    twice = table.duplicated(list(key))
+    if twice.any():
+        same = ", ".join(repr(value) for value in table.loc[twice, list(key)].iloc[0])
+        raise CourseError(f"{path}: column {key[-1]!r}: row {_first(twice)} is there before ({same}); keep one")
+    return table[[*texts, *numbers]]
+
+
+def _read_cells(path: Path) -> pd.DataFrame:
+    """All cells as text. Not by pandas, which takes short rows, and in some files long ones, without a word."""
+    import pandas as pd
+
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file, strict=True)
+    except FileNotFoundError:
+        raise CourseError(f"{path}: there is no such file") from None
+    except (ValueError, csv.Error) as error:
+        raise CourseError(f"{path}: not a CSV table in UTF-8 ({error})") from None
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            where = f"column {header[len(row)]!r} is missing" if len(row) < len(header) else "there are too many cells"
+            raise CourseError(f"{path}: {where} in row {number}; each row needs {len(header)} cells")
+    return pd.DataFrame(rows, columns=header, dtype=str)
+
+
+def _first(rows: pd.Series) -> int:
+    """The number of the first True row as an editor counts them, the header first."""
+    return int(rows.to_numpy().argmax()) + 2
+
+
+def _keep(source: str, profile: str) -> Path:
+    import pandas as pd
+
+    tables = [_with_provenance(run) for run in _evaluations(artifacts_root(), source, profile)]
+    if not tables:
+        raise CourseError(f"results: no evaluation of {source} in profile {profile}; run its evaluate step first")
+    target = results_folder() / f"{source}.csv"
+    write_rows(target, pd.concat(tables), _DECIMALS)
+    return target
 
 
 def _evaluations(root: Path, source: str, profile: str) -> Iterator[RunFolder]:
@@ -81,8 +163,6 @@ def _with_provenance(run: RunFolder) -> pd.DataFrame:
     rows = pd.read_parquet(run.path / "scoreboard.parquet")[list(COLUMNS)]
     config: dict[str, Any] = {name: value for name, value in run.manifest["config"].items() if value is not None}
     flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in config.items())
-    chapter = rows["chapter"].iloc[0]
-    commit = (run.manifest["commit"] or "uncommitted")[:12]
-    return rows.assign(
-        command=f"python -m {chapter}.evaluate {flags}", seed=run.manifest["seed"], commit=commit, hardware=hardware()
-    )
+    command = f"python -m {rows['chapter'].iloc[0]}.evaluate {flags}"
+    made = provenance(command, run.manifest["commit"])
+    return rows.assign(command=command, seed=run.manifest["seed"], commit=made["commit"], hardware=made["hardware"])

@@ -39,8 +39,10 @@ SYSTEMS = ("two towers", "text + image", "learned ranker")
 BATCH = 64
 WARM_UP = 32
 HITS = 10
-ROUNDING = 2**-8
-"""A step of bfloat16 at 1, which the encoders compute in where the processor does."""
+ROUNDING = 2**-6
+"""Four steps of bfloat16 at 1, which the encoders compute in where the processor does, and whose rounding adds up over
+their layers: among 2,001 texts, alone and in batches of 32, one moved a cosine of `text + image` by 0.0095, no other by
+more than 0.0022."""
 SMOOTH = ("BM25", "MiniLM", "two towers", "CLIP, text to image", "text + image")
 """Systems whose scores move as little as the query's vector does."""
 PERCENTS = (50, 95, 99)

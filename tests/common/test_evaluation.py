@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from math import log2
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.benchmarks import evaluation as benchmark
 from common.errors import CourseError
 from common.evaluation import GAINS, METRICS, answerable_queries, check_one_split, evaluate, rankings
 from common.search import Hits
@@ -319,56 +319,8 @@ def test_bad_hits_and_options_are_refused(hits, query_ids, options, words):
         evaluate(hits, query_ids, GOOD, **options)
 
 
-def large_case(n_queries: int, k: int) -> tuple[Hits, list[str], pd.DataFrame]:
-    rng = np.random.default_rng(0)
-    products = np.array([f"P{i:06d}" for i in range(100_000)], dtype=object)
-    places = (rng.integers(0, 100_000, (n_queries, 1)) + np.arange(k) * 977) % 100_000
-    scores = np.sort(rng.random((n_queries, k), dtype=np.float32), axis=1)[:, ::-1]
-    judged = np.concatenate([places[:, ::5], (places[:, :5] + 1) % 100_000], axis=1)
-    names = [f"q{i}" for i in range(n_queries)]
-    judgements = pd.DataFrame(
-        {
-            "query_id": np.repeat(names, judged.shape[1]),
-            "product_id": products[judged.ravel()],
-            "grade": rng.integers(0, 4, judged.size),
-        }
-    )
-    return Hits(products[places], scores), names, judgements
-
-
 @pytest.mark.slow
 def test_22000_queries_cost_no_more_than_bare_ir_measures():
-    import ir_measures
-    from ir_measures import AP, RR, Judged, P, R, nDCG
-
-    hits, names, judgements = large_case(22_000, 100)
-    measures = [
-        nDCG @ 10,
-        *(R(rel=2) @ k for k in (1, 5, 10, 20, 50, 100, 200)),
-        P(rel=2) @ 10,
-        RR(rel=2),
-        AP(rel=2),
-        Judged @ 10,
-    ]
-
-    def bare() -> dict:
-        """The same figures from ir_measures alone, its inputs built in the plain way."""
-        qrels: dict[str, dict[str, int]] = {}
-        for query, product, grade in zip(
-            *(judgements[c].tolist() for c in ("query_id", "product_id", "grade")), strict=True
-        ):
-            qrels.setdefault(query, {})[product] = grade
-        rows = zip(names, hits.ids.tolist(), hits.scores.tolist(), strict=True)
-        return ir_measures.calc(
-            measures, qrels, {name: dict(zip(ids, s, strict=True)) for name, ids, s in rows}
-        ).aggregated
-
-    ratios = []
-    for _ in range(3):
-        start = time.perf_counter()
-        ours = evaluate(hits, names, judgements)
-        middle = time.perf_counter()
-        theirs = bare()
-        ratios.append((middle - start) / (time.perf_counter() - middle))
-    assert ours.mean().tolist() == pytest.approx([theirs[measure] for measure in measures], abs=1e-9)
-    assert min(ratios) <= 1.3, f"evaluate took {ratios} times as long as ir_measures"
+    for row in benchmark.main(rounds=3):
+        assert row["difference"] < 1e-9
+        assert row["ratio"] >= 1 / 1.3, f"{row['name']}: {row['ratio']} times the queries a second of ir_measures"

@@ -1,0 +1,291 @@
+"""``python -m course results --page``: the page of measured results, rendered from the CSVs beside it and nothing else.
+
+What stands here is what a CSV cannot say: what each source is, which of its metrics are the headline, and what no row
+stands for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.atomic import atomic_write
+from common.errors import CourseError
+from course import bench
+from course.results import read_rows
+from course.results_chart import in_words, interval_chart
+from course.scoreboard import COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAGE = "README.md"
+CHARTED = "pocket_shop"
+"""The source that has a picture."""
+HEADLINE = "nDCG@10"
+
+CHAPTERS = {
+    "chapter01_baseline": "Chapter 1: baseline",
+    "chapter02_two_tower": "Chapter 2: two towers",
+    "chapter03_multimodal": "Chapter 3: multimodal",
+    "chapter04_catalogue_reranker": "Chapter 4: catalogue reranker",
+}
+NUMBERS = ("value", "ci_low", "ci_high", "n_queries", "seconds")
+MAY_BE_EMPTY = ("ci_low", "ci_high", "seconds")
+SCORED = ("chapter", "system", "split", "metric")
+LESS_IS_BETTER = ("GB", "MB", "ms", "s", "seconds")
+"""First words of such units."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One table: a question that systems answer, and its headline metrics as the CSV names them."""
+
+    title: str
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One section."""
+
+    title: str
+    about: str
+    tasks: tuple[Task, ...]
+
+
+SEARCH = Task("Search", ("nDCG@10", "R@10", "R@100", "MRR"))
+SOURCES = {
+    "pocket_shop": Source(
+        "The pocket shop",
+        "The course's own shop: 4,500 generated products, seven kinds of queries, and the true grade of every "
+        "query-product pair, so that no figure depends on what was judged.",
+        (
+            SEARCH,
+            Task(
+                "From text to picture and back",
+                ("text to image R@1", "text to image R@10", "image to text R@1", "image to text R@10"),
+            ),
+            Task(
+                "The category of a picture",
+                ("category top-1", "category top-5", "category tail recall", "category macro-F1"),
+            ),
+            Task("Which products go together (AUC), and which fills the gap of an outfit (FITB)", ("AUC", "FITB")),
+            Task(
+                "The category path of a product, of its own list and of all paths",
+                (
+                    "category, listed Acc@1",
+                    "category, listed MRR",
+                    "category, taxonomy Acc@1",
+                    "category, taxonomy macro R@1",
+                ),
+            ),
+        ),
+    ),
+    "chorus_icecat": Source(
+        "Chorus/Icecat",
+        "19,406 real electronics products, 68 development queries with human grades; weights are cross-validated over "
+        "these queries, and no model was trained on their grades.",
+        (
+            SEARCH,
+            Task("How much of what is shown was judged, and nDCG without the rest (`*`)", ("Judged@10", "nDCG@10*")),
+        ),
+    ),
+    "grocery_store": Source(
+        "Grocery Store",
+        "Real photos taken in shops, 81 classes. The CLIP is the small one that comes with the course.",
+        (
+            Task(
+                "Photos of a class, found by its description (text) and by its name",
+                ("text to photo R@1", "text to photo R@10", "name to photo R@1", "name to photo R@10"),
+            ),
+            Task(
+                "From a photo to its class's description, and to its catalogue picture",
+                ("photo to text R@1", "photo to text R@10", "photo to iconic R@1", "photo to iconic R@10"),
+            ),
+            Task(
+                "The class of a photo",
+                (
+                    "fine top-1 (prompts)",
+                    "fine top-1 (linear probe)",
+                    "fine macro-F1 (linear probe)",
+                    "coarse top-1 (linear probe)",
+                ),
+            ),
+        ),
+    ),
+    "luma": Source(
+        "Luma",
+        "Magento's sample shop: its merchants' links between products.",
+        (
+            Task(
+                "Which products go together (AUC), and which fills the gap (FITB)",
+                ("AUC", "AUC, one or both unseen", "FITB"),
+            ),
+        ),
+    ),
+    "abo": Source(
+        "Amazon Berkeley Objects",
+        "Real product titles in English; the category path is found among 1,592.",
+        (
+            Task("The category path of a title", ("R@1", "R@10", "MRR", "macro R@1")),
+            Task(
+                "The same of products that share no title, photo or item with training",
+                ("new products R@1", "new products R@10", "new products MRR"),
+            ),
+        ),
+    ),
+    "shopify_taxonomy": Source(
+        "Shopify's taxonomy",
+        "Google's path for a path of Shopify's, among 5,456; whole parents are held out of training.",
+        (Task("The path on the other side", ("R@1", "R@10", "MRR", "macro R@1")),),
+    ),
+}
+
+OPENING = """\
+# Measured results
+
+What every system of the course reached: for each source of products and each chapter the headline figures, on how many
+queries, and the command, commit and hardware behind them. At the end: [our fast paths beside public tools and plain
+code](#benchmarks), and [what no figure here stands for](#only-checked-on-fixtures).
+
+The page is rendered from the CSV files beside it by `python -m course results --page`. Rendering measures nothing, and
+a test fails where page and files differ. The files hold more metrics than the tables; `python -m course results SOURCE`
+writes them anew from the newest evaluations, `python -m course bench --save` the benchmarks.
+
+Figures are rounded to three decimals. In brackets: the 95% bootstrap interval over the queries, where one was computed.
+A "query" is whatever was asked: a search, a photo, a title, a pair. Where the metrics of a table were measured on
+different numbers of queries, these are given in the order of the columns."""
+
+FIXTURES = """\
+## Only checked on fixtures
+
+No figure above stands for any of this. It runs through the same code in the tests, but only on small files made in the
+public schema, or with models of random weights:
+
+- `abo`: the pictures. The texts are the real ones.
+- `esci`: all of it but 16 real judged rows.
+- `wands`, `ms_marco`, `shopify_catalogue`: all of it.
+- Profile `full`, chapter 1: the cross-encoder and the Flan-T5 of the hub, by tiny models with random weights.
+- Profile `full`, chapter 3: a large CLIP, by ViT-B-32 with random weights: saved to and loaded from a folder, embedded,
+  fine-tuned for two steps, indexed, searched.
+- Profile `full`, chapter 4: SigLIP2 and BGE with their public weights. Their real sizes train, stop, resume and export
+  with random ones.
+- A GPU: all rows above were measured on a CPU."""
+
+
+def write_page(folder: Path) -> list[Path]:
+    """Render the CSVs of ``folder`` into its page and picture; returns what was written. Raises ``CourseError`` as
+    ``render`` does, before anything is written."""
+    rendered = render(folder)
+    for name, text in rendered.items():
+        with atomic_write(folder / name) as temporary:
+            temporary.write_bytes(text.encode("utf-8"))
+    return [folder / name for name in rendered]
+
+
+def render(folder: Path) -> dict[str, str]:
+    """The text of every file that is made from the CSVs of ``folder``, by name.
+
+    Raises ``CourseError``, with file and column, for a CSV that breaks its form, rows of another source, half an
+    interval, and a system of which no metric is shown.
+    """
+    found = sorted(path.stem for path in folder.glob("*.csv") if path.name != bench.SAVED)
+    ordered = [name for name in SOURCES if name in found] + [name for name in found if name not in SOURCES]
+    files, sections = {}, []
+    for name in ordered:
+        rows = read_scores(folder / f"{name}.csv")
+        charted = rows[rows["metric"] == HEADLINE]
+        if name == CHARTED and len(charted):
+            title = f"{HEADLINE} on the pocket shop, with 95% intervals"
+            files[f"{name}.svg"] = interval_chart(charted.assign(chapter=charted["chapter"].map(_chapter_title)), title)
+        sections.append("\n\n".join(_section(name, rows, f"{name}.svg" in files)))
+    benchmarks = bench.read_saved(folder)
+    if len(benchmarks):
+        sections.append("\n\n".join(_benchmarks(benchmarks)))
+    return {PAGE: "\n\n".join([OPENING, *sections, FIXTURES]) + "\n"} | files
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """The rows of one source: the columns of the scoreboard, and how they were made."""
+    texts = [column for column in (*COLUMNS, *bench.MADE_BY) if column not in NUMBERS]
+    rows = read_rows(path, texts, NUMBERS, optional=MAY_BE_EMPTY, key=SCORED)
+    foreign = rows["source"][rows["source"] != path.stem]
+    if len(foreign):
+        raise CourseError(f"{path}: column 'source' has {foreign.iloc[0]!r}; the file holds rows of {path.stem} only")
+    low, high = rows["ci_low"], rows["ci_high"]
+    wrong = rows[(low.isna() != high.isna()) | (low > high)]
+    if len(wrong):
+        named = f"{wrong['metric'].iloc[0]} of {wrong['system'].iloc[0]!r}"
+        raise CourseError(f"{path}: column 'ci_high' makes no interval with ci_low for {named}; give both or neither")
+    shown = {metric for task in _source(path.stem).tasks for metric in task.metrics}
+    for (chapter, system), group in rows.groupby(["chapter", "system"], sort=False):
+        if shown.isdisjoint(group["metric"]):
+            raise CourseError(
+                f"{path}: column 'metric' has nothing of {system!r} ({chapter}) that the page shows; name one of its "
+                "metrics in SOURCES of course/results_page.py"
+            )
+    return rows
+
+
+def _source(name: str) -> Source:
+    return SOURCES.get(name, Source(name, "", (SEARCH,)))
+
+
+def _chapter_title(folder: str) -> str:
+    return CHAPTERS.get(folder, folder)
+
+
+def _section(name: str, rows: pd.DataFrame, charted: bool) -> Iterator[str]:
+    source = _source(name)
+    yield f"## {_plain(source.title)}"
+    yield f"{source.about} All metrics: [{name}.csv]({name}.csv).".strip()
+    if charted:
+        yield f"![{HEADLINE} of every system with its interval]({name}.svg)"
+    for chapter, of_chapter in rows.groupby("chapter", sort=False):
+        yield f"### [{_plain(_chapter_title(chapter))}](../{chapter}/README.md)"
+        for task in source.tasks:
+            measured = of_chapter[of_chapter["metric"].isin(task.metrics)]
+            for split, of_split in measured.groupby("split", sort=False):
+                yield f"**{task.title}** (split: {_plain(split)})"
+                yield _table(task, of_split)
+        yield "\n".join(_provenance(of_chapter))
+
+
+def _table(task: Task, rows: pd.DataFrame) -> str:
+    metrics = [metric for metric in task.metrics if metric in set(rows["metric"])]
+    lines = [["system", *map(_plain, metrics), "queries"], ["---", *["---:"] * (len(metrics) + 1)]]
+    for system, of_system in rows.groupby("system", sort=False):
+        scores = {row.metric: row for row in of_system.itertuples()}
+        counts = dict.fromkeys(f"{scores[metric].n_queries:,.0f}" for metric in metrics if metric in scores)
+        cells = [in_words(scores[metric]) if metric in scores else "" for metric in metrics]
+        lines.append([_plain(system), *cells, " / ".join(counts)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _provenance(rows: pd.DataFrame) -> Iterator[str]:
+    for row in rows[list(bench.MADE_BY)].drop_duplicates().itertuples():
+        yield f"- `{row.command}`: commit `{row.commit}`, {_plain(row.hardware)}"
+
+
+def _benchmarks(rows: pd.DataFrame) -> Iterator[str]:
+    yield "## Benchmarks"
+    yield (
+        "Ours beside its peer, both measured in one run on the same machine; the ratio is ours over the peer's. All "
+        f"rows: [{bench.SAVED}]({bench.SAVED})."
+    )
+    lines = [["benchmark", "ours", "peer", "unit", "our value", "peer's value", "ratio"], ["---"] * 4 + ["---:"] * 3]
+    for row in rows.itertuples():
+        less = " (less is better)" if row.unit.split(" ")[0].strip(",") in LESS_IS_BETTER else ""
+        texts = [*map(_plain, (row.name, row.ours, row.peer)), _plain(row.unit) + less]
+        lines.append([*texts, bench.figure(row.our_value), bench.figure(row.peer_value), bench.figure(row.ratio)])
+    yield "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    yield "\n".join(_provenance(rows))
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
