@@ -71,7 +71,7 @@ class MicroBatcher(Generic[Question, Reply]):
         key: Callable[[Question], Hashable],
         max_batch: int = 64,
         max_waiting: int = 1024,
-        longest: float = 0.5,
+        longest: float = 1.0,
     ) -> None:
         self._answer, self._executor, self._key = answer, executor, key
         self._max_batch, self._max_waiting, self._longest = max_batch, max_waiting, longest
