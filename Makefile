@@ -52,8 +52,8 @@ lint: $(STAMP)
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab
 
-demo: $(STAMP) ## serve the shop: a page to search it, and an API (Ctrl-C stops it)
-	@$(OFFLINE) $(BIN)/python -m course serve
+demo: $(STAMP) ## serve the shop, a page and an API, until Ctrl-C: make demo ARGS="--port 8000"
+	@$(OFFLINE) $(BIN)/python -m course serve $(ARGS)
 
 bench: $(STAMP) ## our fast paths beside the plain ones, in one run; keeps the rows in results/
 	@$(BIN)/python -m course bench --save

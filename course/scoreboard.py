@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,15 +61,22 @@ def collect(catalogue: str, profile: str, root: Path | None = None) -> pd.DataFr
     ``catalogue`` is a source or ``source@digest``. None when nothing was evaluated. Raises ``CourseError`` when a run's
     ``scoreboard.parquet`` lacks a column.
     """
-    import pandas as pd
-
     root = root if root is not None else artifacts_root()
     folder = root / catalogue if "@" in catalogue else _evaluated_last(root, catalogue, profile)
     if folder is None:
         return None
+    pointers = sorted((folder / profile).glob("*/evaluate/current.json"))
+    return rows_of([pointer.parent / read_json(pointer)["run"] for pointer in pointers])
+
+
+def rows_of(runs: Sequence[Path]) -> pd.DataFrame | None:
+    """Return the rows (``COLUMNS``) of these ``evaluate`` runs, in their order; None if there is none. Raises
+    ``CourseError`` as ``collect`` does."""
+    import pandas as pd
+
     tables = []
-    for pointer in sorted((folder / profile).glob("*/evaluate/current.json")):
-        path = pointer.parent / read_json(pointer)["run"] / "scoreboard.parquet"
+    for run in runs:
+        path = run / "scoreboard.parquet"
         if not path.is_file():
             continue  # a catalogue without judgements is searched, not scored
         table = pd.read_parquet(path)

@@ -8,7 +8,10 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -49,7 +52,7 @@ class Serve:
     origins: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORIGIN ...", help_behavior_hint="")] = ()
     """Other sites whose pages may call the API (CORS), such as https://shop.example; none when left out."""
     hosts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
-    """Names, beside localhost, by which a proxy on this machine asks for the service."""
+    """Names, beside localhost and addresses, that the service may be asked by; with a token any name may."""
     page: bool = True
     """Whether to serve the page too; without it the API alone."""
     max_batch: Annotated[int, tyro.conf.arg(metavar="NUMBER")] = 64
@@ -65,12 +68,25 @@ def main(config: Serve) -> None:
     """
     _check(config)
     listener = listen(config.host, config.port)  # first: whoever cannot have the port need not wait for the models
-    with listener, tempfile.TemporaryDirectory(prefix="course-uploads-") as uploads:
+    with ending_on_signals(), listener, tempfile.TemporaryDirectory(prefix="course-uploads-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
+        print(f"loading what is built of {config.catalogue} …", file=sys.stderr, flush=True)
         service = load_service(config)
-        for part, what in service.missing.items():
-            print(f"{part}: {what}", file=sys.stderr)
+        _tell_what_is_missing(service)
         run(service, config, listener)
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the process with exit code 0, and temporary folders with it. uvicorn takes the signals
+    over while it serves, and sends them on when it has stopped."""
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(sent, lambda *_: sys.exit(0)) for sent in signals]
+    try:
+        yield
+    finally:
+        for sent, handler in zip(signals, before, strict=True):
+            signal.signal(sent, handler)
 
 
 def load_service(config: Serve) -> Service:
@@ -80,6 +96,7 @@ def load_service(config: Serve) -> Service:
 
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     shop, encoders = load_shop(catalogue, resolve_profile(config.profile), remember=config.embedding_cache)
+    shop.warm_up()
     return Service(shop, encoders, max_batch=config.max_batch)
 
 
@@ -100,11 +117,25 @@ def _check(config: Serve) -> None:
         raise CourseError(f"serve: --port {config.port} is no port; give a number from 0 to 65535.")
     if config.max_batch < 1 or config.embedding_cache < 0:
         raise CourseError("serve: --max-batch is at least 1, and --embedding-cache at least 0.")
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise CourseError(f'serve: {error.name} is not installed. Install it with: pip install -e ".[demo]"') from None
+    needed = ["fastapi", "httptools", "uvicorn"] + (["gradio"] if config.page else [])
+    for name in needed:
+        if find_spec(name) is None:
+            raise CourseError(f'serve: {name} is not installed. Install it with: pip install -e ".[demo]"')
+    from course.service.guards import check
+
+    check(os.environ.get(TOKEN) or None, config.origins)
+
+
+def _tell_what_is_missing(service: Service) -> None:
+    """A line for each reason, not for each system."""
+    if not service.systems:
+        print("nothing is built yet: run make course", file=sys.stderr)
+        return
+    parts: dict[str, list[str]] = {}
+    for part, what in service.missing.items():
+        parts.setdefault(what, []).append(part)
+    for what, names in parts.items():
+        print(f"{', '.join(names)}: {what}", file=sys.stderr)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -113,29 +144,34 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         # Named as TCP, or asyncio leaves Nagle's algorithm on, which holds small answers back for 40 ms.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from None
+    try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(WAITING)
     except OSError as error:
-        reason = error.strerror or error
-        raise CourseError(
-            f"serve: cannot listen on {host} port {port} ({reason}); give another with --port or --host."
-        ) from None
+        listener.close()
+        raise _cannot_listen(host, port, error) from None
     return listener
 
 
-def run(service: Service, config: Serve, listener: socket.socket) -> None:
-    """Serve until SIGTERM or Ctrl-C; what is being answered then is answered first.
+def _cannot_listen(host: str, port: int, error: OSError) -> CourseError:
+    reason = error.strerror or error
+    return CourseError(
+        f"serve: cannot listen on {host} port {port} ({reason}); give another with --port or --host "
+        "(make demo ARGS='--port 7861')."
+    )
 
-    Ends with ``SystemExit(0)`` or ``KeyboardInterrupt``, so that temporary folders go with it.
-    """
+
+def run(service: Service, config: Serve, listener: socket.socket) -> None:
+    """Serve until SIGTERM or Ctrl-C; what is being answered then is answered first."""
     import uvicorn
 
     from course.service.head_limit import HeadLimit
     from course.service.request_log import configure_logging
 
     configure_logging()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn sends it on when it has stopped
     app = application(service, config)
     settings = uvicorn.Config(
         app, http=HeadLimit, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE, server_header=False
@@ -143,9 +179,18 @@ def run(service: Service, config: Serve, listener: socket.socket) -> None:
     shown = f"[{config.host}]" if ":" in config.host else config.host
     print(f"listening on http://{shown}:{listener.getsockname()[1]}", file=sys.stderr, flush=True)
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Every open page holds a request of Gradio's, which ends only by this event."""
+            for route in app.routes:
+                page = getattr(getattr(route, "app", None), "page", None)  # behind its guard
+                if page is not None:
+                    page.stop_event.set()
+            await super().shutdown(sockets)
+
     async def until_stopped() -> None:
         try:
-            await uvicorn.Server(settings).serve(sockets=[listener])
+            await Server(settings).serve(sockets=[listener])
         finally:
             await service.close()
 

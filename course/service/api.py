@@ -36,8 +36,11 @@ JPEG = {"image/jpeg": {"schema": {"type": "string", "contentMediaType": "image/j
 PICTURE_TYPES = ("image/jpeg", "image/png", "image/webp")
 # Revalidated after ten minutes: another catalogue may then be served at the same address.
 PICTURE_HEADERS = {"Cache-Control": "private, max-age=600"}
-MAP_HEADERS = {"Content-Security-Policy": "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"}
-"""Beside the policy in the page itself, which names the digests of its script and style."""
+MAP_HEADERS = {
+    "Content-Security-Policy": "sandbox allow-scripts; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+}
+"""Beside the policy in the page itself, which names the digests of its script and style. Opened alone the map is shut
+in as in its frame on the service's page: its script reaches nothing of this site's."""
 
 
 def build_api(
@@ -89,11 +92,11 @@ def _add_shop(router: APIRouter, service: Service) -> None:
         "/images/{product_id:path}",
         tags=["products"],
         response_class=Response,
-        responses=documented(404, 503)
+        responses=documented(404)
         | {200: {"description": "A JPEG.", "content": JPEG}, 304: {"description": "What `If-None-Match` names."}},
     )
     async def image(request: Request, product_id: schemas.ProductId, side: schemas.Side = 384) -> Response:
-        """The picture of a product, made anew and no larger than asked for."""
+        """The picture of a product, made anew, in the next size that is large enough."""
         content = await service.thumbnail(product_id, side)
         headers = PICTURE_HEADERS | {"ETag": f'"{sha256(content).hexdigest()[:32]}"'}
         if headers["ETag"] in request.headers.get("if-none-match", ""):
@@ -102,7 +105,7 @@ def _add_shop(router: APIRouter, service: Service) -> None:
 
 
 def _add_search(router: APIRouter, service: Service) -> None:
-    @router.post("/search", tags=["search"], response_model=schemas.SearchAnswer, responses=documented(*WITH_BODY, 503))
+    @router.post("/search", tags=["search"], response_model=schemas.SearchAnswer, responses=documented(*WITH_BODY))
     async def search(question: schemas.SearchQuestion) -> Response:
         """The best products for a text. If none fits the filters there are no hits, and `note` says so."""
         filters = answers.Filters(**vars(question.filters))
@@ -137,7 +140,7 @@ def _add_search(router: APIRouter, service: Service) -> None:
 
 def _add_pictures(router: APIRouter, service: Service) -> None:
     limits = {"max_files": 1, "max_fields": schemas.MOST_CANDIDATES + 3, "max_part_size": LARGEST_FIELD}
-    form: dict[str, Any] = {"form_limits": limits, "responses": documented(*WITH_BODY, 503)}
+    form: dict[str, Any] = {"form_limits": limits, "responses": documented(*WITH_BODY)}
 
     @router.post("/search/image", tags=["search"], response_model=schemas.PictureAnswer, **form)
     async def search_image(picture: schemas.Picture, k: schemas.FormCount = 10) -> Response:

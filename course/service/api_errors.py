@@ -24,7 +24,7 @@ STATUS: Mapping[type[CourseError], int] = {
     Overloaded: 503,
     CourseError: 422,
 }
-ALWAYS, WITH_BODY = (401, 421, 422, 500), (403, 408, 413, 415)
+ALWAYS, WITH_BODY = (401, 421, 422, 500), (403, 408, 413, 415, 503)
 """What any operation may answer, and what one may that is sent something."""
 MEANING = {
     401: "The token is missing or wrong; only where the service was started with one.",
@@ -33,10 +33,10 @@ MEANING = {
     408: "The body did not arrive in time.",
     413: "What was sent is too large.",
     415: "The upload is not a picture that can be used, or the Content-Type is not what is asked for.",
-    421: "A service on the loopback address was asked for by another name.",
+    421: "The service was asked for by a name that it does not know; only where it was started without a token.",
     422: "Something asked for makes no sense; the error names the field.",
     500: "The service failed; its log has more under the request id.",
-    503: "Not built yet, and what to run; or, with the header Retry-After, too many questions wait.",
+    503: "Not built yet, and what to run; or, with the header Retry-After, too much waits or is being sent.",
 }
 RETRY_AFTER = {"Retry-After": "1"}
 MOST_PROBLEMS, LONGEST_ECHO = 3, 25

@@ -1,4 +1,4 @@
-"""How much may be sent to the service, and for how long; what is left over is dropped unread."""
+"""How much may be sent to the service, by one and by all, and for how long; what is left over is dropped unread."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from starlette.formparsers import MultiPartException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from course.service.answers import LARGEST_PICTURE
-from course.service.api_errors import error
+from course.service.api_errors import RETRY_AFTER, error
 
 LARGEST_FORM = LARGEST_PICTURE + 2**20
 """Bytes of a multipart body: a picture, and the fields beside it."""
 LARGEST_BODY = 2**18
 """Bytes of any other: a question in JSON, or what the page sends of itself."""
+MOST_AT_ONCE = 2**28
+"""Bytes of all bodies together that came and are not answered yet; they are kept in memory."""
 BODY_SECONDS = 60.0
 """For a body to arrive in."""
 LINGER_SECONDS, LINGER_BYTES = 5.0, 64 * 2**20
@@ -22,16 +24,25 @@ LINGER_SECONDS, LINGER_BYTES = 5.0, 64 * 2**20
 
 
 class BodyLimit:
-    """Refuses a body that is too large (413) or too slow (408), by the length it announces, else by counting.
+    """Refuses a body that is too large (413), too slow (408) or one too many (503, to be sent again a little later), by
+    the length it announces, else by counting.
+
+    Of all bodies together only what came is counted, in `held`, until the application is done with it: announcing much
+    and sending nothing takes no room from others.
 
     Whoever still sends when the answer is ready, whatever the answer, gets to read it: it goes out at once, the rest
     is received and dropped for a while, and then the connection is closed.
     """
 
     def __init__(
-        self, app: ASGIApp, seconds: float = BODY_SECONDS, linger: tuple[float, int] = (LINGER_SECONDS, LINGER_BYTES)
+        self,
+        app: ASGIApp,
+        seconds: float = BODY_SECONDS,
+        linger: tuple[float, int] = (LINGER_SECONDS, LINGER_BYTES),
+        most_at_once: int = MOST_AT_ONCE,
     ) -> None:
-        self.app, self.seconds, self.linger = app, seconds, linger
+        self.app, self.seconds, self.linger, self.most_at_once = app, seconds, linger, most_at_once
+        self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"]) if scope["type"] == "http" else {}
@@ -40,15 +51,16 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         is_form = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
-        body = _Body(receive, send, LARGEST_FORM if is_form else LARGEST_BODY, self.seconds, self.linger)
-        if int(length) > body.most:
-            body.refusal = body.too_large()
-        else:
+        body = _Body(self, receive, send, LARGEST_FORM if is_form else LARGEST_BODY)
+        body.refusal = body.too_much(int(length))
+        if body.refusal is None:
             try:
                 await self.app(scope, body.receive, body.send)
             except Exception:
                 if body.refusal is None or body.answering:
                     raise
+            finally:
+                self.held -= body.size
         if body.refusal is not None and not body.answering:
             refusal, body.refusal = body.refusal, None
             await refusal(scope, receive, body.send)
@@ -60,15 +72,20 @@ class _Body:
     Once there is a `refusal`, whatever the application answers instead is not sent.
     """
 
-    def __init__(self, receive: Receive, send: Send, most: int, seconds: float, linger: tuple[float, int]) -> None:
-        self._receive, self._send, self.most, self.linger = receive, send, most, linger
-        self.seconds, self.deadline = seconds, asyncio.get_running_loop().time() + seconds
+    def __init__(self, limit: BodyLimit, receive: Receive, send: Send, most: int) -> None:
+        self.limit, self.most, self._receive, self._send = limit, most, receive, send
+        self.deadline = asyncio.get_running_loop().time() + limit.seconds
         self.size = 0
         self.ended = self.answering = False
         self.refusal: Response | None = None
 
-    def too_large(self) -> Response:
-        return error(413, f"The request is too large; at most {self.most:,} bytes are taken here.")
+    def too_much(self, coming: int) -> Response | None:
+        """What to answer if so many bytes more are too many, for this body or for all together."""
+        if self.size + coming > self.most:
+            return error(413, f"The request is too large; at most {self.most:,} bytes are taken here.")
+        if self.limit.held + coming > self.limit.most_at_once:
+            return error(503, "Too much is being sent to this service at once; send it again later.", RETRY_AFTER)
+        return None
 
     async def receive(self) -> Message:
         """The next part. What ends a body early is raised as an error of its form: after that, and no other, do
@@ -79,12 +96,14 @@ class _Body:
             async with asyncio.timeout_at(self.deadline):
                 message = await self._receive()
         except TimeoutError:
-            self.refusal = error(408, f"The request did not arrive within {self.seconds:g} seconds.")
+            self.refusal = error(408, f"The request did not arrive within {self.limit.seconds:g} seconds.")
             raise MultiPartException("too slow") from None
-        self.size += len(message.get("body", b""))
-        if self.size > self.most:
-            self.refusal = self.too_large()
-            raise MultiPartException("too large")
+        part = len(message.get("body", b""))
+        self.refusal = self.refusal or self.too_much(part)
+        if self.refusal is not None:
+            raise MultiPartException("too much")
+        self.size += part
+        self.limit.held += part
         self.ended = not message.get("more_body", False)
         if message["type"] == "http.disconnect" and not self.answering:
             raise MultiPartException("the client left")
@@ -106,7 +125,7 @@ class _Body:
             await self._send({"type": "http.response.body"})
 
     async def _drop_the_rest(self) -> None:
-        seconds, most = self.linger
+        seconds, most = self.limit.linger
         dropped = 0
         try:
             async with asyncio.timeout(seconds):

@@ -4,8 +4,8 @@ Plain ASGI middlewares, around the API and the page alike. From the outside in:
 
 - `RequestLog` (`request_log`) and `SecurityHeaders`: on every answer, refusals included.
 - CORS: closed but for the origins that are given.
-- `BodyLimit` (`body_limit`; 413, 408): before anything of a large body is stored.
-- `KnownSites` (421, 403): no other site's page may use a visitor's browser to reach a service on the loopback address.
+- `BodyLimit` (`body_limit`; 413, 408, 503): before anything of a large body is stored, or too much of many.
+- `KnownSites` (421, 403): no other site's page may use a visitor's browser to reach a service that asks for no token.
 - `TokenCheck` (401): if there is a token.
 
 A refusal is `{"error": "<one sentence>"}`, as every error of the API is.
@@ -33,6 +33,9 @@ from course.service.request_log import RequestLog
 FREE = "/health"
 CHALLENGES = (b'Bearer realm="course"', b'Basic realm="course", charset="UTF-8"')
 READING = ("GET", "HEAD", "OPTIONS")
+NO_SUCH_NAME = (
+    "This service does not know that name: ask for it by its address, as localhost, or start it with --hosts NAME."
+)
 ORIGIN = re.compile(r"\*|https?://[^/\s]+")
 
 PAGE_POLICY = "; ".join(
@@ -57,20 +60,24 @@ DATA_POLICY = b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-a
 """For everything else, which is no page, whatever a browser is made to believe."""
 
 
+def check(token: str | None, origins: Sequence[str] = ()) -> None:
+    """Raise CourseError for a token that no header can carry, and for an origin that no browser would send."""
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise CourseError(f"The origin {origin!r} is not written as https://shop.example, without a path or slash.")
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise CourseError("The API token must consist of visible ASCII characters, without spaces; set another.")
+
+
 def install(app: FastAPI, *, token: str | None, origins: Sequence[str] = (), hosts: Sequence[str] = ()) -> None:
     """Put the guards, and the log of requests, around all that `app` serves or mounts.
 
     token: what everything but GET /health asks for; None: nothing. origins: sites whose pages may use the API, as
-    browsers write them (`https://shop.example`), or "*". hosts: further names of the service, without ports, for a
-    proxy on this machine that passes on the name it was asked by; only without a token do names matter.
-    Raises CourseError for a token that no header can carry, and for an origin that no browser would send.
+    browsers write them (`https://shop.example`), or "*". hosts: names of the service beside localhost, without ports;
+    only without a token do names matter. Raises as `check` does.
     """
-    for origin in origins:
-        if not ORIGIN.fullmatch(origin):
-            raise CourseError(f"The origin {origin!r} is not written as https://shop.example, without a path or slash.")
+    check(token, origins)
     if token is not None:
-        if not re.fullmatch(r"[!-~]+", token):
-            raise CourseError("The API token must consist of visible ASCII characters, without spaces; set another.")
         app.add_middleware(TokenCheck, token=token)
     app.add_middleware(KnownSites, origins=origins, hosts=hosts, any_host=token is not None)
     app.add_middleware(BodyLimit)
@@ -106,8 +113,10 @@ class TokenCheck:
 class KnownSites:
     """Refuses what other sites' pages make a visitor's browser send to a service that trusts whoever reaches it.
 
-    - A page may let its own name point to 127.0.0.1, and then reads all answers as those of its own site (DNS
-      rebinding). What arrives at a loopback address must therefore ask for a loopback name, or one of `hosts`.
+    - A page may let its own name point to any address that its visitor's browser reaches, 127.0.0.1 or one of the same
+      network, and then reads all answers as those of its own site (DNS rebinding). Who asks must therefore do so by an
+      address, which cannot be pointed elsewhere, as localhost, or by one of `hosts`. At which of its addresses the
+      service is reached does not matter: a container never sees the loopback address that it is published at.
     - A page need not read the answer of an upload for its file to lie on this disk. What a browser marks as sent by
       another site than the service's must come from one of `origins`, unless it only reads.
     - There are no web sockets here, to which CORS would not apply.
@@ -128,10 +137,10 @@ class KnownSites:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = dict(scope["headers"])
-        if not self.any_host and _is_loopback((scope.get("server") or ("",))[0]):
+        if not self.any_host:
             name = _name(headers.get(b"host", b"").decode("latin-1"))
-            if not (_is_loopback(name) or name in self.hosts):
-                return error(421, "This service is on the loopback address; ask for it as localhost or 127.0.0.1.")
+            if not (_cannot_be_rebound(name) or name in self.hosts):
+                return error(421, NO_SUCH_NAME)
         from_elsewhere = headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
         known = self.any_origin or headers.get(b"origin") in self.origins
         if from_elsewhere and not known and scope["method"] not in READING:
@@ -185,11 +194,12 @@ def _name(host: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _is_loopback(name: str) -> bool:
+def _cannot_be_rebound(name: str) -> bool:
+    """Whether no name server is asked for it: an IP address, or a name that browsers know as the loopback address."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        address = ip_address(name)
+        ip_address(name)
     except ValueError:
         return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    return True

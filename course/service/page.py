@@ -13,6 +13,7 @@ from urllib.parse import quote
 from chapter03_multimodal.demo import import_gradio
 from course.service import cards
 from course.service.answers import LARGEST_PICTURE
+from course.service.page_guard import HOUR, PageGuard
 from course.service.shop import CONSTELLATION, SCOREBOARD
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
     from course.service.service import Service
 
-HOUR = 3600
+CLEAN_UP = 300
+"""Seconds between two looks for uploads that are old enough to go."""
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 FIXED_WIDTH_FONTS = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 STYLE = Path(__file__).with_name("page.css")
@@ -33,7 +35,10 @@ LENS = (
 
 
 def mount_page(app: FastAPI, service: Service) -> None:
-    """Add the page to `app`, at "/": after all other routes, which it would hide."""
+    """Add the page to `app`, at "/": after all other routes, which it would hide.
+
+    Uploads go to the folder that the environment variable GRADIO_TEMP_DIR names, which should be the service's alone.
+    """
     gr = import_gradio()
     gr.mount_gradio_app(
         app,
@@ -48,15 +53,18 @@ def mount_page(app: FastAPI, service: Service) -> None:
         ssr_mode=False,
         pwa=False,
     )
+    *others, mounted = app.router.routes
+    mounted.app = PageGuard(mounted.app, Path(gr.utils.get_upload_folder()), others)
 
 
 def build_page(service: Service) -> gradio.Blocks:
     """The page, with a tab for everything that can be asked. Raises CourseError without gradio."""
     gr = import_gradio()
+    fetch_nothing()
     from course.service.page_look import LOOK_TAB, SIMILAR_TAB, look_tab, similar_tab
     from course.service.page_tabs import categories_tab, picture_tab, search_tab, still
 
-    with gr.Blocks(title="Product search", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
+    with gr.Blocks(title="Product search", analytics_enabled=False, delete_cache=(CLEAN_UP, HOUR - CLEAN_UP)) as page:
         still(masthead(service))
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             shelves = []
@@ -80,8 +88,21 @@ def build_page(service: Service) -> gradio.Blocks:
                 similar.listen(service, tabs, source)
             if look is not None:
                 look.listen(service, source)
+    # A value from a visitor may name a file, and gradio checks that it is an upload of theirs only once the page was
+    # launched, which a mounted one never is: it would copy any file that the server can read to where it can be had.
+    page.has_launched = True
     # The service batches what is asked together, so that nothing may wait for its turn here.
     return page.queue(default_concurrency_limit=None)
+
+
+def fetch_nothing() -> None:
+    """Keep gradio, in this process, from fetching the addresses that a value from a visitor may name as its file."""
+    from gradio import Error, processing_utils
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise Error("The page fetches nothing from other addresses; upload the file itself.", print_exception=False)
+
+    processing_utils.async_ssrf_protected_download = processing_utils.async_ssrf_protected_get = refuse
 
 
 def icon() -> str:

@@ -7,6 +7,7 @@ buttons. Imports gradio: see `page`, which says what to install.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -70,8 +71,8 @@ def readable(answer: Callable[..., Awaitable[str]]) -> Callable[..., Awaitable[s
 
 
 def data_of(event: gr.EventData) -> str:
-    """The product id, or the words, of the button that was pressed."""
-    return str(event._data.get("id", ""))
+    """The product id, or the words, of the button that was pressed; empty for an event that no button of ours made."""
+    return str(event._data.get("id", "")) if isinstance(event._data, dict) else ""
 
 
 def count_box() -> gr.Dropdown:
@@ -115,26 +116,52 @@ def search_tab(service: Service) -> list[gr.HTML]:
         still(cards.folded(f"Not built: {len(unbuilt)} more", unbuilt))
     offered = card_actions(service)
 
-    async def search(query, system, both, other, count, *filters) -> str:
-        asked = Filters(*(None if value in ("", None) else value for value in filters))
+    @readable
+    async def answer(query, system, both, other, count, *filters) -> str:
+        asked = _chosen(*(value or None for value in filters))
         names = [system, other] if both else [system]
-        answers = [service.search(query, k=count, system=one, filters=asked) for one in names]
+        answers = [service.search(query or "", k=count, system=one, filters=asked) for one in names]
         answers = await asyncio.gather(*answers)
         if both:
             return cards.side_by_side(*answers, offered)
         return cards.answer(answers[0], f"Found by {answers[0].system}", offered)
 
-    async def again(query, *rest) -> str:
-        return await readable(search)(query, *rest) if query.strip() else gr.skip()
+    async def search(*asked) -> tuple[str, tuple]:
+        return await answer(*asked), asked
 
-    inputs = [query, system, both, other, count, *filters]
+    async def again(last, *asked):
+        is_new = asked != last and (asked[0] or "").strip()
+        return await search(*asked) if is_new else (gr.skip(), gr.skip())
+
+    last = gr.State(None)  # what is shown answers this: whoever leaves a field as it was asks nothing anew
+    inputs, outputs = [query, system, both, other, count, *filters], [found, last]
     both.input(lambda on: gr.Dropdown(visible=on), both, other, api_visibility=PRIVATE, show_progress="hidden")
-    gr.on([button.click, query.submit], readable(search), inputs, found, api_visibility=PRIVATE)
-    switches = [system.input, both.input, other.input, count.input]
-    gr.on(switches, again, inputs, found, trigger_mode="always_last", api_visibility=PRIVATE)
+    gr.on([button.click, query.submit], search, inputs, outputs, api_visibility=PRIVATE)
+    *choices, low, high = filters
+    switches = [one.input for one in (system, both, other, count, *choices)]
+    switches += [low.blur, low.submit, high.blur, high.submit]  # not while a number is being typed
+    gr.on(switches, again, [last, *inputs], outputs, trigger_mode="always_last", api_visibility=PRIVATE)
     taken = examples.ask(data_of, None, query, api_visibility=PRIVATE, show_progress="hidden")
-    taken.then(readable(search), inputs, found, api_visibility=PRIVATE)
+    taken.then(search, inputs, outputs, api_visibility=PRIVATE)
     return [found]
+
+
+def _chosen(category, brand, colour, low, high) -> Filters:
+    """The filters, with prices that can be meant."""
+    low, high = _price("from", low), _price("to", high)
+    if low is not None and high is not None and low > high:
+        raise CourseError(f"Price from, {low:g}, is above price to, {high:g}; exchange them.")
+    return Filters(category, brand, colour, low, high)
+
+
+def _price(label: str, written: str | None) -> float | None:
+    try:
+        price = None if written is None else float(written)
+    except ValueError:
+        raise CourseError(f"Price {label} is {written!r}; write a number, such as 9.50, or nothing.") from None
+    if price is not None and not 0 <= price < math.inf:
+        raise CourseError(f"Price {label} is {price:g}; give a number from 0, or nothing.")
+    return price
 
 
 def _filters(service: Service) -> list[gr.components.Component]:
@@ -149,8 +176,9 @@ def _filters(service: Service) -> list[gr.components.Component]:
                     ("Colour", service.colours),
                 )
             ),
-            gr.Number(None, label="Price from", minimum=0, min_width=110),
-            gr.Number(None, label="Price to", minimum=0, min_width=110),
+            # No gr.Number: an empty one turns to 0 when the filters are unfolded.
+            gr.Textbox("", label="Price from", max_length=20, min_width=110),
+            gr.Textbox("", label="Price to", max_length=20, min_width=110),
         ]
 
 
@@ -212,10 +240,13 @@ def categories_tab(service: Service) -> list[gr.HTML]:
 
     @readable
     async def rank(title, text, picture, candidates) -> str:
-        own = [line.strip() for line in candidates.splitlines() if line.strip()]
+        own = [line.strip() for line in (candidates or "").splitlines() if line.strip()]
         seen = None if picture is None else Path(picture).read_bytes()
         ranked = await service.categories(
-            title=title.strip() or None, description=text.strip() or None, picture=seen, candidates=own
+            title=(title or "").strip() or None,
+            description=(text or "").strip() or None,
+            picture=seen,
+            candidates=own,
         )
         return cards.category_answer(ranked, offered)
 

@@ -21,8 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = b"x-request-id"
 VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-LONGEST_PATH, LONGEST_METHOD = 200, 20
-"""Characters of an address that has no route, and of a method, which anybody may make up."""
+LONGEST_PATH, LONGEST_METHOD, LONGEST_CLIENT = 200, 20, 64
+"""Characters of an address that has no route, of a method and of a client's address, which anybody may make up."""
 
 log = logging.getLogger(__name__)
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -30,6 +30,9 @@ _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 class RequestLog:
     """ASGI middleware, the outermost one: logs each request when its answer ended.
+
+    `client` is who connected. If that was this machine, uvicorn takes it for a proxy and puts what its X-Forwarded-For
+    claims in the place.
 
     The request's id is that of a valid `X-Request-ID`, else a new one. It is in the answer's header, in
     ``scope["state"]["request_id"]``, and in every line that is logged while the request is answered.
@@ -72,7 +75,7 @@ class RequestLog:
                     "status": status,
                     "ms": round((perf_counter() - started) * 1000, 1),
                     "bytes": sent,
-                    "client": scope["client"][0] if scope.get("client") else None,
+                    "client": scope["client"][0][:LONGEST_CLIENT] if scope.get("client") else None,
                 }
                 log.info("request", extra={"request": line})
 
@@ -106,8 +109,10 @@ def configure_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for name in ("course", "uvicorn"):
-        logging.getLogger(name).setLevel(logging.INFO)
+    for name in ("course", "uvicorn", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.INFO)
     access = logging.getLogger("uvicorn.access")
     access.handlers, access.propagate = [], False
     logging.captureWarnings(True)

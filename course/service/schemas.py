@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from course.service import answers
 from course.service.answers import LARGEST_PICTURE, LONGEST_QUERY, MOST_HITS
-from course.service.service import LONGEST_TEXT, MOST_CONTEXT, SIDES
+from course.service.service import LEAST_SIDE, LONGEST_TEXT, MOST_CONTEXT, SIDES
 
 LONGEST_ID, LONGEST_NAME = 200, 500
 MOST_CANDIDATES, LARGEST_POOL = 500, 10 * MOST_HITS
@@ -39,7 +39,11 @@ ItemId = Annotated[
 Count = Annotated[int, Query(ge=1, le=MOST_HITS, description="So many products at most.")]
 Side = Annotated[
     int,
-    Query(ge=SIDES[0], le=SIDES[1], description="Pixels of the longer side; a smaller picture stays small."),
+    Query(
+        ge=LEAST_SIDE,
+        le=SIDES[-1],
+        description="Pixels that the longer side has at least; a smaller picture stays small.",
+    ),
 ]
 ContextIds = Annotated[
     list[Annotated[str, StringConstraints(pattern=SOME_IDS, max_length=LONGEST_QUERY)]],
@@ -207,7 +211,7 @@ class CategoryAnswer(BaseModel):
 
 
 class Cache(BaseModel):
-    """How often a text or picture had been encoded before."""
+    """How often a text had been encoded before, of which the vectors are remembered."""
 
     hits: int
     misses: int

@@ -1,7 +1,8 @@
 """The whole course behind one object: questions from many callers at once in, answers out.
 
-Everything that a searcher or a model does happens in one thread, batch by batch (`course.service.batching`): models use
-all cores by themselves, and two at once only get in each other's way.
+Everything that a searcher or a model does happens in one thread: models use all cores by themselves, and two at once
+only get in each other's way. Searches by text and by picture are answered in batches (`course.service.batching`);
+similar products and looks, which take a few milliseconds and encode nothing, and categories, one after the other.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import tempfile
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -56,10 +58,13 @@ from course.service.shop import (
 from course.service.uploads import open_upload
 
 LONGEST_TEXT = 20_000
-"""Characters of a product's title or description."""
+"""Characters of a product's title or description: chapter 4's limit, whose module would load torch for it."""
 MOST_CONTEXT = 50
-SIDES = (32, 1024)
-"""Pixels of a thumbnail, least and most."""
+SIDES = (96, 192, 384, 768, 1024)
+"""Pixels of the thumbnails that are made; of what is asked for, the next larger one."""
+LEAST_SIDE = 32
+MOST_PICTURES = 64
+"""Uploads that wait to be searched by, opened, at most: each takes a few megabytes."""
 EXAMPLES = 6
 
 Part = TypeVar("Part")
@@ -87,10 +92,11 @@ class Service:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="answers")
         batched = partial(MicroBatcher, executor=self._thread, max_batch=max_batch)
         self._texts = batched(self._search, key=lambda asked: (asked.system, asked.filters))
-        self._pictures = batched(self._search_pictures, key=lambda asked: None)
+        self._pictures = batched(self._search_pictures, key=lambda asked: None, max_waiting=MOST_PICTURES)
+        self._uploads = ThreadPoolExecutor(1, thread_name_prefix="uploads")  # one at a time: see `uploads`
         self._others = MicroBatcher(_call_each, executor=self._thread, key=lambda call: None, max_batch=1)
-        self._allowed = lru_cache(256)(partial(allowed_ids, shop.catalogue.products))
-        self._thumbnail = lru_cache(2_000)(self._make_thumbnail)
+        self._allowed = lru_cache(32)(partial(allowed_ids, shop.catalogue.products))
+        self._thumbnail = lru_cache(1_000)(self._make_thumbnail)
         self.category_paths = _sorted(shop.catalogue.products["category_path"])
         self.brands = _sorted(shop.catalogue.products["brand"])
         self.colours = _sorted(shop.catalogue.products["colour"])
@@ -192,15 +198,16 @@ class Service:
         return found
 
     async def thumbnail(self, product_id: str, side: int = 384) -> bytes:
-        """The product's picture as JPEG, its longer side at most `side` pixels, made anew from the catalogue's file.
+        """The product's picture as JPEG, made anew from the catalogue's file; its longer side has about `side` pixels,
+        never fewer if the file has as many (`SIDES`).
 
         Raises UnknownProduct if it has none, and CourseError for a side out of range.
         """
         if not self.product(product_id).has_image:
             raise UnknownProduct(f"Product {product_id[:80]!r} has no picture.")
-        if not SIDES[0] <= side <= SIDES[1]:
-            raise CourseError(f"side is {side} pixels; it lies between {SIDES[0]} and {SIDES[1]}.")
-        return await asyncio.to_thread(self._thumbnail, product_id, side)
+        if not LEAST_SIDE <= side <= SIDES[-1]:
+            raise CourseError(f"side is {side} pixels; it lies between {LEAST_SIDE} and {SIDES[-1]}.")
+        return await asyncio.to_thread(self._thumbnail, product_id, SIDES[bisect_left(SIDES, side)])
 
     def score_means(self, system: str) -> str:
         """What the scores of a system measure; raises as `search` does."""
@@ -249,6 +256,7 @@ class Service:
         """Answer what waits, then refuse whatever comes."""
         await asyncio.gather(*(batcher.close() for batcher in (self._texts, self._pictures, self._others)))
         self._thread.shutdown()
+        self._uploads.shutdown()
 
     def _system(self, name: str | None) -> str:
         if name in self.shop.systems:
@@ -302,7 +310,7 @@ class Service:
     async def _opened(self, data: bytes) -> Image.Image:
         if len(data) > LARGEST_PICTURE:
             raise UnusablePicture(f"The picture has {len(data):,} bytes; at most {LARGEST_PICTURE:,} are taken.")
-        return await asyncio.to_thread(open_upload, data)
+        return await asyncio.get_running_loop().run_in_executor(self._uploads, open_upload, data)
 
     def _make_thumbnail(self, product_id: str, side: int) -> bytes:
         path = self.shop.catalogue.image_path(product_id)

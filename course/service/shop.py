@@ -79,6 +79,13 @@ class Shop:
     map_page: str | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
+    def warm_up(self) -> None:
+        """Ask everything once, so that no visitor waits for what is made at the first question."""
+        for searcher in self.systems.values():
+            searcher.search(["warm up"], 1)
+        if self.rank is not None:
+            self.rank(title="warm up", k=1)
+
 
 def load_shop(
     catalogue: Catalogue, profile: str | None = None, *, remember: int = 10_000
@@ -119,7 +126,7 @@ def _load(catalogue: Catalogue, artifacts: Artifacts) -> Shop:
     def load(parts: Sequence[str], loader: Callable[[], Part]) -> Part | None:
         try:
             return loader()
-        except CourseError as error:
+        except (CourseError, OSError, ValueError) as error:  # the last two: a run that was damaged from outside
             missing.update(dict.fromkeys(parts, _what_to_run(error)))
             return None
 
@@ -151,11 +158,14 @@ def _load(catalogue: Catalogue, artifacts: Artifacts) -> Shop:
     )
 
 
-def _what_to_run(error: CourseError) -> str:
-    """ "not built: run …", from an error whose last words are the command that puts it right."""
-    command = str(error).rpartition("with: ")[2] if "with: " in str(error) else "make course"
-    state = "not built" if isinstance(error, MissingArtifact) else "out of date"
-    return f"{state}: run {command}"
+def _what_to_run(error: Exception) -> str:
+    """What is wrong, and the command that puts it right, which stands at the end of most of the course's errors."""
+    _, found, command = str(error).rpartition("with: ")
+    if isinstance(error, MissingArtifact):
+        return f"not built: run {command if found else 'make course'}"
+    if found:
+        return f"out of date: run {command}"
+    return f"cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]}): run make course"
 
 
 def _searchers(artifacts: Artifacts, catalogue: Catalogue) -> dict[str, tuple[list[str], Callable]]:
@@ -228,7 +238,8 @@ def _ranking(artifacts: Artifacts, catalogue: Catalogue) -> Callable[..., Ranked
 
 
 def _board(artifacts: Artifacts) -> pd.DataFrame:
-    rows = scoreboard.collect(artifacts.folder.parent.name, artifacts.profile, artifacts.root)
+    chapters = [chapter for chapter in CHAPTERS if f"{chapter}/evaluate" in artifacts.runs]
+    rows = scoreboard.rows_of([artifacts.current(chapter, "evaluate").path for chapter in chapters])
     if rows is None:
         raise MissingArtifact("No evaluation yet. Make one with: make course")
     return rows

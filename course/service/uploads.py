@@ -6,14 +6,13 @@ a page behind the picture, a script in a comment, a colour profile) goes nowhere
 
 A picture is opened in memory, and shrunk before anything else is done with it. A file of a few kilobytes may hold
 `MOST_PIXELS` of one colour: decoding those takes up to 400 MB for a moment (WebP; a tenth of that for most JPEGs), and
-at full size every step from there to RGB would take another 100. So only one is decoded at a time.
+at full size every step from there to RGB would take another 100. What is kept has 3 MB at most, for many may wait.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from threading import Lock
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
@@ -23,8 +22,8 @@ from course.service.answers import LARGEST_PICTURE, UnusablePicture
 FORMATS = ("JPEG", "PNG", "WEBP")
 MOST_PIXELS = 25_000_000
 """What a telephone's camera makes, as a rule; a catalogue may hold twice that."""
-SIDE = 512
-"""Pixels of the shorter side that are kept: no encoder here looks at more."""
+SIDE, LONGER_SIDE = 512, 4 * 512
+"""Pixels of the shorter side that are kept, no encoder here looks at more; and of the longer one, of a thin picture."""
 MOST_SCANS = 64
 """Of a progressive JPEG, where 10 are usual: each passes over the whole picture again."""
 MOST_READS = 20_000
@@ -41,13 +40,13 @@ OTHERS = {
 }
 """First bytes of what is sent by mistake, for a better reason than "no picture"."""
 
-_one_at_a_time = Lock()
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20  # a PNG's comments, unpacked; Pillow would take 64 MB of them
 
 
 def open_upload(data: bytes) -> Image.Image:
-    """Return the picture in `data` as RGB, upright, on white, its shorter side at most `SIDE` pixels.
+    """Return the picture in `data` as RGB, upright, on white, at most `SIDE` x `LONGER_SIDE` pixels or the reverse.
 
+    Decoding takes hundreds of megabytes for a moment: the caller opens one at a time, in a thread kept for that.
     Raises `UnusablePicture` with the reason: empty or over `LARGEST_PICTURE`, no JPEG, PNG or WebP, truncated, damaged,
     animated, longer than `common.catalogue.images.LONGEST_SIDE` or larger than `MOST_PIXELS`, or made to take long.
     """
@@ -56,7 +55,7 @@ def open_upload(data: bytes) -> Image.Image:
     if len(data) > LARGEST_PICTURE:
         raise _unusable(f"the file has {len(data):,} bytes, and at most {LARGEST_PICTURE:,} are taken")
     try:
-        with _one_at_a_time, Image.open(_CountedReads(data), formats=FORMATS) as image:
+        with Image.open(_CountedReads(data), formats=FORMATS) as image:
             _check(image, data)
             image.info.pop("icc_profile", None)  # a CMYK picture's colours without it are near enough to search by
             picture = open_image(_shrunk(image))
@@ -100,10 +99,10 @@ def _check(image: Image.Image, data: bytes) -> None:
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
-    """The picture with its shorter side at most `SIDE`; a JPEG is decoded at a fraction of its size for that."""
-    if min(image.size) <= SIDE:
+    """The picture within `SIDE` and `LONGER_SIDE`; a JPEG is decoded at a fraction of its size for that."""
+    scale = min(SIDE / min(image.size), LONGER_SIDE / max(image.size))
+    if scale >= 1:
         return image
-    scale = SIDE / min(image.size)
     transparent = image.has_transparency_data
     if image.mode in ("1", "P") or (transparent and image.mode in ("L", "RGB")):  # colours of these do not average
         image = image.convert("RGBA" if transparent else "RGB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,14 +40,26 @@ def test_small_answers_are_not_held_back():
         assert listener.getsockname()[1] > 0
 
 
-def test_what_is_missing_is_named(monkeypatch):
-    import builtins
+@pytest.mark.parametrize(("missing", "page"), [("fastapi", False), ("httptools", False), ("gradio", True)])
+def test_what_is_missing_is_named(monkeypatch, missing, page):
+    monkeypatch.setattr(serve, "find_spec", lambda name: None if name == missing else object())
+    with pytest.raises(CourseError, match=rf"{missing} is not installed.*\[demo\]"):
+        serve.main(serve.Serve(page=page))
 
-    def without(name, *rest, real=builtins.__import__, **named):
-        if name == "fastapi":
-            raise ModuleNotFoundError("No module named 'fastapi'", name="fastapi")
-        return real(name, *rest, **named)
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(CourseError, match=r"fastapi is not installed.*\[demo\]"):
-        serve.main(serve.Serve())
+def test_a_token_that_no_header_can_carry_is_refused_before_the_models_are_loaded(monkeypatch):
+    monkeypatch.setattr(serve, "load_service", lambda config: pytest.fail("loaded for nothing"))
+    monkeypatch.setenv(serve.TOKEN, "two words")
+    with pytest.raises(CourseError, match="token"):
+        serve.main(serve.Serve(port=0))
+    monkeypatch.delenv(serve.TOKEN)
+    with pytest.raises(CourseError, match="origin"):
+        serve.main(serve.Serve(port=0, origins=("shop.example",)))
+
+
+def test_what_is_not_built_is_told_by_reason(capsys):
+    serve._tell_what_is_missing(SimpleNamespace(systems=[], missing={"a": "not built: run x"}))
+    assert capsys.readouterr().err == "nothing is built yet: run make course\n"
+    missing = {"a": "not built: run x", "b": "not built: run y", "c": "not built: run x"}
+    serve._tell_what_is_missing(SimpleNamespace(systems=["BM25"], missing=missing))
+    assert capsys.readouterr().err == "a, c: not built: run x\nb: not built: run y\n"

@@ -31,7 +31,7 @@ def address(service) -> Iterator[str]:
 
 
 def test_the_page_is_made_of_this_service_alone(service):
-    client = TestClient(build_api(service))
+    client = TestClient(build_api(service), base_url="http://localhost")
     page = client.get("/docs")
     assert not re.search(r"https?:", page.text) and "<script>" not in page.text
     assert "script-src 'self';" in page.headers["content-security-policy"]

@@ -104,14 +104,21 @@ def test_the_token_is_compared_in_constant_time(monkeypatch):
 
 @pytest.mark.parametrize("token", ["", " ", "with space", "grün", "a\nb"])
 def test_a_token_that_no_header_carries_is_an_error(token):
-    with pytest.raises(CourseError, match="visible ASCII"):
-        guarded(token=token)
+    for refuse in (lambda: guarded(token=token), lambda: guards.check(token)):
+        with pytest.raises(CourseError, match="visible ASCII"):
+            refuse()
 
 
 @pytest.mark.parametrize("origin", ["shop.example", "https://shop.example/", "https://shop.example/path", "null", ""])
 def test_an_origin_that_no_browser_sends_is_an_error(origin):
-    with pytest.raises(CourseError, match="origin"):
-        guarded(origins=[origin])
+    for refuse in (lambda: guarded(origins=[SHOP, origin]), lambda: guards.check(None, [SHOP, origin])):
+        with pytest.raises(CourseError, match="origin"):
+            refuse()
+
+
+def test_what_can_be_sent_passes_the_check():
+    guards.check(None)
+    guards.check(TOKEN, [SHOP, "http://localhost:3000", "*"])
 
 
 def preflight(app: FastAPI, origin: str) -> httpx.Response:
@@ -137,31 +144,41 @@ def test_cross_origin_is_closed_but_for_the_origins_given(token):
         assert allowed(ask(opened, "GET", path, headers={"Origin": SHOP})) == SHOP
 
 
+OWN_ADDRESSES = (ADDRESS, "http://[::1]:7860", "http://172.17.0.2:7860", "http://192.0.2.1:7860")
+"""Where a service is reached: on this machine, in a container, which is what it sees if its port is published on
+127.0.0.1, and on a network."""
+
+
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1:7860", "localhost:7860", "LOCALHOST", "shop.localhost", "[::1]:7860", "127.8.9.1", "localhost."],
-)
-def test_a_loopback_service_answers_to_loopback_names(host):
-    for address in (ADDRESS, "http://[::1]:7860", "http://[::ffff:127.0.0.1]:7860"):
-        assert ask(guarded(), "GET", "/health", headers={"Host": host}, base_url=address).status_code == 200
+    ["127.0.0.1:7860", "localhost:7860", "LOCALHOST", "shop.localhost", "[::1]:7860", "127.8.9.1", "localhost.",
+     "192.0.2.1:7860", "10.0.0.1", "[2001:db8::7]:7860", "[2001:DB8::7]", "[::ffff:127.0.0.1]:7860"],
+)  # fmt: skip
+@pytest.mark.parametrize("address", OWN_ADDRESSES)
+def test_a_service_without_a_token_answers_to_localhost_and_addresses(host, address):
+    assert ask(guarded(), "GET", "/health", headers={"Host": host}, base_url=address).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "evil.example:7860", "localhost.evil.example", "127.0.0.1.evil.example", "evillocalhost", "",
-     "[::1", "10.0.0.1", "localhost:80:80", "user@localhost"],
+     "[::1", "::1", "10.0.0.256", "10.0.1", "1.2.3.4.5", "localhost:80:80", "user@localhost"],
 )  # fmt: skip
-def test_a_loopback_service_refuses_another_sites_name(host):
-    refused = ask(guarded(), "GET", "/", headers={"Host": host})
-    assert refused.status_code == 421 and "loopback" in refused.json()["error"]
+@pytest.mark.parametrize("address", OWN_ADDRESSES)
+def test_a_service_without_a_token_refuses_another_sites_name(host, address):
+    for path in ("/", "/health", "/nowhere"):
+        refused = ask(guarded(), "GET", path, headers={"Host": host}, base_url=address)
+        assert refused.status_code == 421 and "--hosts NAME" in refused.json()["error"]
 
 
-def test_names_do_not_matter_where_they_protect_nothing():
-    elsewhere = {"Host": "shop.example"}
-    assert ask(guarded(), "GET", "/", headers=elsewhere, base_url="http://192.0.2.1").status_code == 200
-    assert ask(guarded(hosts=["Shop.Example"]), "GET", "/", headers=elsewhere).status_code == 200
+@pytest.mark.parametrize("address", OWN_ADDRESSES)
+def test_a_name_that_is_given_is_known_and_with_a_token_any_is(address):
+    named, elsewhere = {"Host": "shop.example:7860"}, {"Host": "evil.example"}
+    known = guarded(hosts=["Shop.Example"])
+    assert ask(known, "GET", "/", headers=named, base_url=address).status_code == 200
+    assert ask(known, "GET", "/", headers=elsewhere, base_url=address).status_code == 421
     bearer = {"Authorization": f"Bearer {TOKEN}"}
-    assert ask(guarded(token=TOKEN), "GET", "/", headers=elsewhere | bearer).status_code == 200
+    assert ask(guarded(token=TOKEN), "GET", "/", headers=elsewhere | bearer, base_url=address).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -290,7 +307,7 @@ def test_gradios_own_addresses_are_guarded_and_leave_no_part_of_a_refused_upload
     assert files() == []
     assert ask(gradio_page, "POST", upload, content=b"".join(small), headers=headers).status_code == 200
     assert len(files()) == 1
-    for address in (ADDRESS, "http://shop.example"):
+    for address in (ADDRESS, "http://192.0.2.1:7860"):
         answer = ask(gradio_page, "GET", "/config", headers={"Origin": "https://evil.example"}, base_url=address)
         assert (
             answer.status_code == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -50,8 +51,8 @@ class Server:
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def requests(self) -> list[dict]:
-        """Of the log, in which every line but the first is JSON."""
-        lines = [json.loads(line) for line in self.log.read_text().splitlines()[1:]]
+        """Of the log; between its lines stand gradio's own, which are no JSON."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         assert not [line for line in lines if "exception" in line]
         return [line for line in lines if "status" in line]
 
@@ -62,15 +63,17 @@ def server(toy_script, tmp_path_factory) -> Iterator[Server]:
     log = folder / "stderr"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     with log.open("w") as stderr:
-        process = subprocess.Popen([sys.executable, str(toy_script), str(folder), "0"], stderr=stderr, env=environment)
+        command = [sys.executable, str(toy_script), str(folder), "0", "page"]
+        process = subprocess.Popen(command, stderr=stderr, env=environment)
     try:
         until = time.monotonic() + PATIENCE
-        while not (first := log.read_text()).endswith("\n"):
+        while not (said := re.search(r"^listening on \S+:(\d+)\n", log.read_text(), re.MULTILINE)):
             assert process.poll() is None and time.monotonic() < until, "the service did not start"
             time.sleep(0.05)
-        server = Server(process, int(first.splitlines()[0].rpartition(":")[2]), log)
+        server = Server(process, int(said[1]), log)
         upload(server, saved(Image.new("RGB", (1200, 900), "red"), "JPEG"))  # whatever is made ready at first use
         search(server, "red mug")
+        httpx.get(server.url, timeout=60)
         yield server
     finally:
         process.terminate()
@@ -171,7 +174,7 @@ def test_a_polyglot_is_only_the_picture_in_it(server):
     assert found[0]["hits"] and found[0] == found[1]
 
 
-@pytest.mark.parametrize("path", ["/search/image", "/categories", "/search", "/nowhere"])
+@pytest.mark.parametrize("path", ["/search/image", "/categories", "/search", "/nowhere", "/gradio_api/upload"])
 def test_fifty_megabytes(server, path):
     head = b'--x\r\nContent-Disposition: form-data; name="picture"; filename="a.jpg"\r\n\r\n'
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -185,7 +188,8 @@ def test_fifty_megabytes(server, path):
     for content in (head + bytes(50 * MB), streamed()):
         answer = httpx.post(server.url + path, content=content, headers=kind, timeout=60)
         announced = isinstance(content, bytes)
-        refused(answer, *([413] if announced or path in ("/search/image", "/categories") else [404, 415]))
+        takes_files = path in ("/search/image", "/categories", "/gradio_api/upload")
+        refused(answer, *([413] if announced or takes_files else [404, 415]))
         assert answer.headers["connection"] == "close"
     assert time.monotonic() - before < 30
 
@@ -288,6 +292,7 @@ def test_chunks_without_end(server, path, kind):
     until = time.monotonic() + 30
     while len(logged := server.requests()[seen:]) < 1:
         assert time.monotonic() < until
+        time.sleep(0.05)
     assert [line["status"] in (404, 405, 413, 415, 422) for line in logged] == [True]
 
 
@@ -305,3 +310,102 @@ def test_bodies_that_stop_half_way_keep_nobody_else_waiting(server):
             connection.close()
     assert talk(server, half, finish=True)[0] in (0, 400)
     assert talk(server, b"GET /hea", finish=True)[0] in (0, 400)
+
+
+# the page: what a visitor could send by hand in place of it
+
+
+def page_files(server: Server) -> list[Path]:
+    """What lies in the folder of uploads."""
+    return [path for path in (server.log.parent / "uploads").rglob("*") if path.is_file()]
+
+
+def press(server: Server, config: dict, target: str, values: dict[str, object], event_data: object = None) -> str:
+    """Ask for what the page does on an event, such as "Search.click", with these values by label: gradio's last word
+    on it, as JSON. Values that are not given are those of the untouched page."""
+    parts = {part["id"]: part for part in config["components"]}
+
+    def is_it(dependency: dict) -> bool:
+        return any(target == f"{_name_of(parts[block])}.{event}" for block, event in dependency["targets"] if block)
+
+    asked = next(dependency for dependency in config["dependencies"] if is_it(dependency))
+    data = [values.get(_name_of(parts[one]), parts[one]["props"].get("value")) for one in asked["inputs"]]
+    session = os.urandom(6).hex()
+    body = {"data": data, "fn_index": asked["id"], "session_hash": session, "event_data": event_data}
+    joined = httpx.post(f"{server.url}/gradio_api/queue/join", json=body, timeout=60)
+    assert joined.status_code == 200, joined.text
+    with httpx.stream("GET", f"{server.url}/gradio_api/queue/data?session_hash={session}", timeout=60) as stream:
+        return next(line for line in stream.iter_lines() if '"process_completed"' in line)
+
+
+def _name_of(part: dict) -> str:
+    props = part.get("props", {})
+    return str(props.get("label") or props.get("value") or "")
+
+
+@pytest.fixture(scope="module")
+def config(server) -> dict:
+    return httpx.get(f"{server.url}/config", timeout=60).json()
+
+
+QUERY = "What are you looking for?"
+NAMED = ["/etc/hostname", "/proc/self/environ", "https://example.org/a.png", "http://127.0.0.1:9/a.png"]
+
+
+@pytest.mark.parametrize("wanted", NAMED)
+@pytest.mark.parametrize(
+    ("target", "box"),
+    [
+        ("Search.click", QUERY),
+        ("Search.click", "Category"),
+        ("Find similar products.click", "A picture"),
+        ("Rank categories.click", "Picture (optional)"),
+        ("Rank categories.click", "Title"),
+    ],
+)
+def test_the_page_takes_no_file_that_was_not_uploaded(server, config, target, box, wanted):
+    named = {"path": wanted, "url": wanted, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+    before = page_files(server)
+    for value in (named, [named], {"a": named}):
+        said = press(server, config, target, {QUERY: "mug", box: value})
+        assert '"success":false' in said.replace(" ", "")
+    assert page_files(server) == before
+
+
+def test_what_was_uploaded_is_taken(server, config):
+    content = saved(NOISE, "PNG")
+    sent = httpx.post(f"{server.url}/gradio_api/upload", files={"files": ("a.png", content)}, timeout=60)
+    (path,) = sent.json()
+    assert httpx.get(f"{server.url}/gradio_api/file={path}", timeout=60).content == content
+    named = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    said = press(server, config, "Find similar products.click", {"A picture": named})
+    assert '"success":true' in said.replace(" ", "") and 'class=\\"card' in said
+
+
+@pytest.mark.parametrize("value", [None, 3, [], {}, "\0", "x" * 10_000])
+def test_values_that_are_no_query_are_answered(server, config, value):
+    said = press(server, config, "Search.click", {QUERY: value})
+    assert '"process_completed"' in said and "Traceback" not in said
+
+
+GRADIO = [
+    ("GET", "/gradio_api/deep_link?session_hash=a"), ("GET", "/gradio_api/file=/etc/passwd"),
+    ("GET", "/gradio_api/file=https://example.org/a.png"), ("GET", "/gradio_api/file%3d%2fetc%2fpasswd"),
+    ("GET", "/gradio_api/proxy=https://example.org/"), ("POST", "/gradio_api/component_server"),
+    ("POST", "/gradio_api/run/predict"), ("POST", "/gradio_api/call/search"), ("GET", "/gradio_api/info"),
+    ("GET", "/monitoring"), ("POST", "/login"), ("GET", "/assets/..%2f..%2f..%2froutes.py"),
+    ("GET", "/static/%2e%2e/%2e%2e/routes.py"), ("GET", "/gradio_api/custom_component/a/client/b/c.js"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "address"), GRADIO)
+def test_addresses_of_gradio_that_no_page_needs(server, method, address):
+    status, answer = talk(
+        server, f"{method} {address} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+    )
+    assert status == 404 and list(json.loads(answer.partition(b"\r\n\r\n")[2])) == ["error"]
+
+
+def test_a_saved_session_is_not_loaded(server):
+    plain, asked = (httpx.get(f"{server.url}/{query}", timeout=60) for query in ("", "?deep_link=aaaa&page=none"))
+    assert plain.status_code == asked.status_code == 200 and 'deep_link_state":"invalid' not in asked.text

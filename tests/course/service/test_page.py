@@ -190,11 +190,13 @@ def test_the_page_asks_the_service_and_says_what_is_wrong(service):
     strongest = service.systems[-1]
 
     async def ask():
-        asked = ("red mug", strongest, False, "BM25", 6, "", "", "", None, 40)
-        shown = await search(*asked)
+        asked = ("red mug", strongest, False, "BM25", 6, "", "", "", "", "40")
+        shown, last = await search(*asked)
+        assert last == asked
         expected = await service.search("red mug", k=6, filters=Filters(price_max=40))
-        wrong = await search(" ", *asked[1:])
-        unknown = await search("mug", "<b>best</b>", *asked[2:])
+        wrong, _ = await search(" ", *asked[1:])
+        assert await search(None, *asked[1:]) == (wrong, (None, *asked[1:]))
+        unknown, _ = await search("mug", "<b>best</b>", *asked[2:])
         await service.close()
         return shown, expected, wrong, unknown
 
@@ -205,10 +207,97 @@ def test_the_page_asks_the_service_and_says_what_is_wrong(service):
     assert "&lt;b&gt;best" in unknown and "<b>best" not in unknown
 
 
+@pytest.mark.parametrize(
+    ("prices", "said"),
+    [
+        (("-1", ""), "Price from is -1; give a number from 0"),
+        (("", "-0.5"), "Price to is -0.5; give a number from 0"),
+        (("nan", None), "Price from is nan"),
+        ((None, "1e999"), "Price to is inf"),
+        (("", "ten"), "Price to is &#x27;ten&#x27;; write a number"),
+        (("7", "1"), "Price from, 7, is above price to, 1"),
+    ],
+)
+def test_prices_that_cannot_be_meant_are_told_so(service, prices, said):
+    search = functions(page.build_page(service))["search"][0].fn
+    told, _ = asyncio.run(search("mug", "BM25", False, "BM25", 6, "", "", "", *prices))
+    assert said in told and 'role="alert"' in told
+
+
+def test_what_is_shown_is_not_searched_again(service):
+    import gradio
+
+    blocks = page.build_page(service)
+    again = functions(blocks)["again"][0]
+    kept = (gradio.skip(), gradio.skip())
+    asked = ("mug", "BM25", False, "BM25", 6, "", "", "", "", "")
+
+    async def ask():
+        assert await again.fn(asked, *asked) == kept
+        for nothing in ("", " ", None):
+            assert await again.fn(asked, nothing, *asked[1:]) == kept
+        shown, last = await again.fn(asked, *asked[:-1], "30")
+        assert "card" in shown and last == (*asked[:-1], "30")
+        await service.close()
+
+    asyncio.run(ask())
+    labels = {blocks.blocks[block].label for block, _ in again.targets}
+    assert {"Category", "Brand", "Colour", "Price from", "Price to", "Searched by", "Products"} <= labels
+
+
+@pytest.mark.parametrize("data", [None, [], ["id"], "id", 3, {}, {"id": "p1"}])
+def test_events_that_no_button_made_name_nothing(data):
+    import gradio
+
+    from course.service.page_tabs import data_of
+
+    assert data_of(gradio.EventData(None, data)) == ("p1" if data == {"id": "p1"} else "")
+
+
+def test_categories_of_nothing_are_told_so(service):
+    rank = functions(page.build_page(service))["rank"][0].fn
+
+    async def ask():
+        told = await rank(None, None, None, None)
+        await service.close()
+        return told
+
+    assert "Nothing is given" in asyncio.run(ask())
+
+
 def test_no_endpoint_of_the_page_is_offered_to_applications(service):
     blocks = page.build_page(service)
     assert {function.api_visibility for function in blocks.fns.values()} == {"private"}
     assert not blocks.analytics_enabled and blocks._queue.default_concurrency_limit is None
+
+
+def test_an_upload_is_gone_within_the_hour_that_is_promised(service):
+    every, age = page.build_page(service).delete_cache
+    assert every + age <= 3600
+
+
+def test_gradio_takes_no_file_that_is_no_upload_and_fetches_none(service, tmp_path):
+    import gradio
+
+    blocks = page.build_page(service)
+    asked = [one for name in ("search", "rank") for one in functions(blocks)[name]]
+    for wanted in ("/etc/hostname", "http://127.0.0.1:9/a.png", "https://example.org/a.png"):
+        named = {"path": wanted, "meta": {"_type": "gradio.FileData"}}
+        for function in asked:
+            for position in range(len(function.inputs)):
+                values = [None] * len(function.inputs)
+                values[position] = named
+                with pytest.raises((gradio.exceptions.InvalidPathError, gradio.Error), match=r"not uploaded|fetches"):
+                    asyncio.run(process(blocks, function, values))
+    assert not [path for path in (tmp_path / "gradio").rglob("*") if path.is_file()]
+
+
+async def process(blocks, function, values):
+    """What gradio makes of values from a visitor before it calls the function."""
+    from gradio.context import LocalContext
+
+    LocalContext.blocks.set(blocks)
+    return await blocks.preprocess_data(function, values, None)
 
 
 def test_nothing_built_is_said_in_every_tab(empty_service):

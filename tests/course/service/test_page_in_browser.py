@@ -8,8 +8,11 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
 
@@ -52,6 +55,23 @@ def served(service) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(30)
+
+
+@contextmanager
+def in_a_process(script: Path, folder: Path, token: str) -> Iterator[str]:
+    """The service as it is started, page and token included."""
+    folder.mkdir()
+    environment = os.environ | {"COURSE_API_TOKEN": token, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(folder), "0", "page"]
+    with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log, env=environment) as process:
+        try:
+            patience = monotonic() + 120
+            while not (said := re.search(r"listening on (\S+)\n", (folder / "log").read_text())):
+                assert process.poll() is None and monotonic() < patience, "the service did not start"
+                sleep(0.05)
+            yield said[1]
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +258,27 @@ def test_filters_narrow_and_an_empty_one_says_so(page, address):
     assert page.locator("li.card").count() == 0
 
 
+def test_a_filter_that_changes_is_searched_with_at_once(page, address):
+    search(page, "mug")
+    shown(page)
+    page.get_by_role("button", name="Filters").click()
+    choose(page, "Brand", "Corbo")
+    page.wait_for_function(
+        "[...document.querySelectorAll('li.card .brand')].every((one) => /Corbo/i.test(one.textContent))"
+    )
+    assert shown(page) == asked(address, query="mug", k=12, filters={"brand": "Corbo"})
+    page.get_by_label("Price to").fill("1")
+    page.get_by_label("Price to").blur()
+    page.get_by_text("No product fits the filters").wait_for()
+    page.get_by_label("Price from").fill("7")
+    page.get_by_label("Price from").press("Enter")
+    page.get_by_role("alert").filter(has_text="Price from, 7, is above price to, 1").wait_for()
+    page.get_by_label("Price to").fill("-2")
+    page.get_by_label("Price to").press("Tab")
+    page.get_by_role("alert").filter(has_text="Price to is -2").wait_for()
+    assert page.locator("li.card").count() == 0 and page.get_by_text("Error", exact=True).count() == 0
+
+
 def test_an_example_is_asked_at_once(page, address):
     page.get_by_role("button", name="red mug").click()
     assert shown(page) == asked(address, query="red mug", k=12)
@@ -356,6 +397,20 @@ def test_the_map_is_shut_in_its_frame(page, address):
     frame.content_frame.get_by_text("a toy map").wait_for()
     alone = page.get_by_role("link", name="Open the map alone")
     assert alone.get_attribute("href") == "/constellation"
+
+
+def test_behind_a_token_the_password_opens_everything(visit, toy_script, folder):
+    with in_a_process(toy_script, folder / "token", "a-token") as address:
+        assert httpx.get(address).status_code == 401
+        page = visit(address, http_credentials={"username": "anyone", "password": "a-token"})
+        search(page, "red mug")
+        assert len(shown(page)) == 12
+        open_tab(page, "By picture")
+        page.locator("input[type=file]").set_input_files(folder / "token" / "pictures" / "p0004.png")
+        assert len(shown(page)) == 12
+        preview = page.locator("img[src*='gradio_api/file']")
+        page.wait_for_function("(shown) => shown.naturalWidth > 0", arg=preview.element_handle())
+        page.goto("about:blank")  # before the service goes
 
 
 def test_what_is_not_built_says_what_to_run(visit, toy, folder):

@@ -15,8 +15,16 @@ from fastapi import FastAPI, Response
 from fastapi.responses import StreamingResponse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from course.service.request_log import HEADER, LONGEST_METHOD, LONGEST_PATH, RequestLog, configure_logging
+from course.service.request_log import (
+    HEADER,
+    LONGEST_CLIENT,
+    LONGEST_METHOD,
+    LONGEST_PATH,
+    RequestLog,
+    configure_logging,
+)
 
 FIELDS = ["time", "level", "logger", "request_id", "method", "path", "status", "ms", "bytes", "client"]
 
@@ -75,7 +83,14 @@ def api() -> FastAPI:
     return app
 
 
-async def ask(app: Callable, path: str, *headers: tuple[bytes, bytes], method: str = "GET", query: bytes = b"") -> dict:
+async def ask(
+    app: Callable,
+    path: str,
+    *headers: tuple[bytes, bytes],
+    method: str = "GET",
+    query: bytes = b"",
+    client: str = "192.0.2.7",
+) -> dict:
     """The start of the answer, {} if there was none; what the application raises is raised by the server's own log."""
     sent, body = [], [{"type": "http.request", "body": b"", "more_body": False}]
 
@@ -93,7 +108,7 @@ async def ask(app: Callable, path: str, *headers: tuple[bytes, bytes], method: s
         "root_path": "",
         "query_string": query,
         "headers": list(headers),
-        "client": ("192.0.2.7", 50_000),
+        "client": (client, 50_000),
         "server": ("127.0.0.1", 80),
     }
     with suppress(RuntimeError):
@@ -129,6 +144,13 @@ def test_a_request_is_one_line_that_says_where_it_went_and_how_it_ended(stderr):
 def test_a_path_is_its_route_and_only_without_one_itself(stderr, path, logged):
     asked(api(), path)
     assert stderr.lines()[-1]["path"] == logged
+
+
+def test_of_what_a_proxy_claims_the_client_to_be_so_much_is_logged_and_no_more(stderr):
+    app = ProxyHeadersMiddleware(api())
+    for claimed in ("203.0.113.9", "x" * 5_000, "a\x1b[31m"):
+        asked(app, "/parts", (b"x-forwarded-for", claimed.encode()), client="127.0.0.1")
+    assert [line["client"] for line in stderr.lines()] == ["203.0.113.9", "x" * LONGEST_CLIENT, "a\x1b[31m"]
 
 
 def test_a_valid_id_is_kept_and_any_other_replaced(stderr):

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -52,7 +53,7 @@ class Gated:
 service = runpy.run_path(str(script))["toy_service"](folder / "toy")
 service.shop.systems["BM25"] = Gated(service.shop.systems["BM25"])
 config = serve.Serve(port=0, page=False)
-with serve.listen(config.host, config.port) as listener:
+with serve.ending_on_signals(), serve.listen(config.host, config.port) as listener:
     serve.run(service, config, listener)
 """
 
@@ -183,3 +184,17 @@ def test_requests_in_flight_are_answered_before_the_end(toy_script, toy_service,
     assert not early and len(told) == CLIENTS
     check_answers(told, toy_service(tmp_path / "twin"))
     assert running.process.returncode == 0 and took < A_FEW_SECONDS, log
+
+
+@pytest.mark.slow
+def test_an_open_page_does_not_keep_the_service_from_ending(toy_script, tmp_path):
+    """Every page that is open holds a request that has no end by itself."""
+    with serving([sys.executable, str(toy_script), str(tmp_path / "toy"), "0", "page"]) as running:
+        with urllib.request.urlopen(f"{running.url}/gradio_api/heartbeat/visitor", timeout=30) as held:
+            assert held.readline()
+            running.process.terminate()
+            began = time.monotonic()
+            code = running.process.wait(60)
+        log = running.log_end()
+    assert code == 0 and time.monotonic() - began < A_FEW_SECONDS, log
+    assert "Traceback" not in log

@@ -8,7 +8,9 @@ import io
 import pytest
 from PIL import Image
 
+from chapter04_catalogue_reranker import demo_functions
 from common.errors import CourseError
+from course.service import service as service_module
 from course.service.answers import MOST_HITS, Filters, NotBuilt, UnknownProduct, UnusablePicture
 from course.service.service import allowed_ids
 
@@ -167,14 +169,19 @@ def test_an_unknown_product_is_unknown_everywhere(service):
 
 
 def test_thumbnails_are_made_anew_and_small(service):
-    for side in (32, 100):
+    for side, made in ((32, 96), (96, 96), (97, 120), (1024, 120)):  # the picture itself has 120 pixels
         picture = Image.open(io.BytesIO(one(service.thumbnail("p0000", side))))
-        assert picture.format == "JPEG" and max(picture.size) == side
+        assert picture.format == "JPEG" and max(picture.size) == made
+    assert service._thumbnail.cache_info().currsize == 3
     with pytest.raises(UnknownProduct, match="no picture"):
         one(service.thumbnail("p0003"))
     for side in (0, 31, 10**9):
         with pytest.raises(CourseError, match="side"):
             one(service.thumbnail("p0000", side))
+
+
+def test_texts_may_be_as_long_as_in_chapter_4():
+    assert service_module.LONGEST_TEXT == demo_functions.LONGEST_TEXT
 
 
 def test_a_closed_service_has_answered_what_waited(service):

@@ -14,6 +14,7 @@ from common.artifacts import Artifacts
 from common.catalogue import Catalogue
 from common.devices import choose_placement
 from common.errors import CourseError, MissingArtifact
+from course.scoreboard import COLUMNS
 from course.service import shop as module
 from course.service.shop import CONSTELLATION, LOOK, PICTURE, RANKING, SCOREBOARD, SIMILAR, load_shop, products_of
 from course.service.shop import score_means as means
@@ -51,6 +52,19 @@ def build_chapter_1(catalogue: Catalogue) -> None:
     choose.main(choose.ChooseConfig(catalogue=source))
 
 
+def evaluated(catalogue: Catalogue, value: float) -> None:
+    """A run of chapter 1's evaluation that reached so much."""
+    with Artifacts.for_catalogue(catalogue).new_run(module.CHAPTERS[0], "evaluate", config={"value": value}) as folder:
+        row = dict.fromkeys(COLUMNS, "x") | {
+            "value": value,
+            "ci_low": 0.0,
+            "ci_high": 1.0,
+            "n_queries": 1,
+            "seconds": 0.1,
+        }
+        pd.DataFrame([row]).to_parquet(folder / "scoreboard.parquet")
+
+
 def test_where_nothing_is_built_everything_says_what_to_run(catalogue):
     shop, shared = load_shop(catalogue)
     assert shop.systems == shop.runs == {} and len(shared) == 0
@@ -86,17 +100,21 @@ def test_what_is_built_is_served_beside_what_is_not(catalogue):
 
 def test_a_run_that_ends_while_the_shop_loads_is_not_mixed_in(catalogue, monkeypatch):
     build_chapter_1(catalogue)
+    evaluated(catalogue, 0.4)
     before, load = Artifacts.for_catalogue(catalogue).runs, module._searchers
 
     def another_run_meanwhile(artifacts, loaded):
         made = load(artifacts, loaded)
         reindex.main(reindex.ReindexConfig(catalogue=str(catalogue.folder), ef_search=33))
+        evaluated(catalogue, 0.9)
         return made
 
     monkeypatch.setattr(module, "_searchers", another_run_meanwhile)
     shop, _ = load_shop(catalogue)
     assert shop.runs == before != Artifacts.for_catalogue(catalogue).runs
     assert "BM25" in shop.systems
+    assert shop.board["value"].tolist() == [0.4]
+    assert load_shop(catalogue)[0].board["value"].tolist() == [0.9]
 
 
 def test_errors_become_commands():
@@ -105,6 +123,20 @@ def test_errors_become_commands():
     stale = CourseError("chapter: of another encoder.\nBuild it again with: python -m chapter.step")
     assert module._what_to_run(stale) == "out of date: run python -m chapter.step"
     assert module._what_to_run(MissingArtifact("what?")) == "not built: run make course"
+    assert module._what_to_run(ValueError("no JSON\nat all")) == "cannot be read (no JSON): run make course"
+    assert module._what_to_run(OSError()) == "cannot be read (OSError): run make course"
+
+
+def test_a_run_that_was_damaged_does_not_keep_the_rest_from_working(catalogue):
+    build_chapter_1(catalogue)
+    evaluated(catalogue, 0.4)
+    artifacts = Artifacts.for_catalogue(catalogue)
+    (artifacts.current(module.CHAPTERS[0], "evaluate").path / "scoreboard.parquet").write_bytes(b"no table")
+    shop, _ = load_shop(catalogue)
+    assert "BM25" in shop.systems and shop.board is None
+    assert shop.missing[SCOREBOARD].startswith("cannot be read (")
+    (artifacts.current(module.CHAPTERS[0], "reindex").path / "embeddings.npy").unlink()
+    assert load_shop(catalogue)[0].missing["BM25"].startswith("cannot be read (")
 
 
 def test_products_as_they_are_shown(catalogue):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import struct
 import zlib
@@ -16,7 +15,7 @@ from PIL import Image, ImageCms
 from common.catalogue.images import open_image
 from course.service import uploads
 from course.service.answers import LARGEST_PICTURE, UnusablePicture
-from course.service.uploads import MOST_PIXELS, SIDE, open_upload
+from course.service.uploads import LONGER_SIDE, MOST_PIXELS, SIDE, open_upload
 
 
 def chunk(kind: bytes, content: bytes = b"") -> bytes:
@@ -217,19 +216,14 @@ def test_the_most_pixels_are_opened(monkeypatch):
     assert MOST_PIXELS == 25_000_000
 
 
-def test_one_picture_is_decoded_at_a_time_and_a_refused_one_does_not_stop_the_next(monkeypatch):
-    held = []
-
-    def decode(picture: Image.Image) -> Image.Image:
-        held.append(uploads._one_at_a_time.locked())
-        return picture.convert("RGB")
-
-    monkeypatch.setattr(uploads, "open_image", decode)
-    for data in (JPEG, b"no picture", SMALL["png"]):
-        with contextlib.suppress(UnusablePicture):
-            open_upload(data)
-        assert not uploads._one_at_a_time.locked()
-    assert held == [True, True]
+@pytest.mark.parametrize("size", [(512, 20_000), (20_000, 512), (1, 20_000), (600, 3_000), (300, 2_049), (512, 2_048)])
+def test_of_a_thin_picture_the_longer_side_is_shrunk_too(size):
+    """A few ten kilobytes would else be 30 MB of pixels, for as long as they wait."""
+    data = saved(Image.new("L", size, 200), "PNG")
+    found = open_upload(data)
+    assert len(data) < 50_000
+    assert max(found.size) == LONGER_SIDE and min(found.size) <= SIDE and found.size[0] * found.size[1] * 3 < 2**22
+    assert min(found.size) == pytest.approx(min(size) * LONGER_SIDE / max(size), abs=1)
 
 
 @settings(max_examples=150, deadline=None)

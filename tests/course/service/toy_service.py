@@ -232,5 +232,5 @@ if __name__ == "__main__":  # python toy_service.py FOLDER PORT [page]: for the 
     folder, port, page = Path(sys.argv[1]), int(sys.argv[2]), "page" in sys.argv[3:]
     config = serve.Serve(port=port, page=page)
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
-    with serve.listen(config.host, config.port) as listener:
+    with serve.ending_on_signals(), serve.listen(config.host, config.port) as listener:
         serve.run(toy_service(folder), config, listener)
