@@ -26,7 +26,7 @@ from common.embedding_shards import load_embeddings, prepare_shards
 from common.errors import CourseError
 from common.sharded_embedding import Embedder, embed_here
 
-SIZE, SHARD_SIZE, ROUNDS = 8_000, 1_000, 4
+SIZE, SHARD_SIZE, ROUNDS = 100_000, 5_000, 4
 
 
 def main(
