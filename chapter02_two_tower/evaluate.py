@@ -27,7 +27,7 @@ from chapter01_baseline.evaluate import (
     search_all,
     to_scoreboard,
 )
-from chapter01_baseline.systems import first_stages
+from chapter01_baseline.systems import FIRST_STAGES, RERANKED, first_stages
 from chapter02_two_tower.reindex import CHAPTER, load_both
 from chapter02_two_tower.systems import ablations, with_towers
 from common.artifacts import Artifacts
@@ -46,20 +46,7 @@ from was filled by other systems, and a product that only the towers find counts
 CLAIMS = (
     *(("two towers", "MiniLM", metric) for metric in ("R@10", "MRR", "R@50", "R@200", HEADLINE, JUDGED_ONLY)),
     ("two towers", "two towers, random negatives", HEADLINE),
-    *(
-        ("two towers + BM25", other, HEADLINE)
-        for other in (
-            "BM25",
-            "BM25 + RM3",
-            "MiniLM",
-            "MiniLM + Rocchio",
-            "reciprocal rank fusion",
-            "fusion",
-            "fusion + feedback",
-            "reranked fusion",
-            "reranked fusion + feedback",
-        )
-    ),
+    *(("two towers + BM25", other, HEADLINE) for other in (*FIRST_STAGES, *(f"reranked {name}" for name in RERANKED))),
     ("two towers + BM25", "fusion", JUDGED_ONLY),
 )
 """What the chapter makes a statement about (system, against, metric); the p-values are corrected together (Holm)."""

@@ -29,7 +29,6 @@ from common.shared_encoders import SharedEncoders
 from course.service.answers import (
     COSINE,
     GOES_WITH,
-    LARGEST_PICTURE,
     LONGEST_QUERY,
     MOST_HITS,
     Answer,
@@ -40,7 +39,6 @@ from course.service.answers import (
     PictureAnswer,
     Product,
     UnknownProduct,
-    UnusablePicture,
 )
 from course.service.batching import MicroBatcher
 from course.service.shop import (
@@ -308,8 +306,6 @@ class Service:
             return rank(title, description, path, candidates=candidates, k=k)
 
     async def _opened(self, data: bytes) -> Image.Image:
-        if len(data) > LARGEST_PICTURE:
-            raise UnusablePicture(f"The picture has {len(data):,} bytes; at most {LARGEST_PICTURE:,} are taken.")
         return await asyncio.get_running_loop().run_in_executor(self._uploads, open_upload, data)
 
     def _make_thumbnail(self, product_id: str, side: int) -> bytes:
