@@ -13,15 +13,13 @@ limited setup, arXiv:2101.06983).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from chapter02_two_tower.model import ROWS_A_CHUNK, Tower, chunks_by_length
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from common.processes import ALONE, Processes
 
 Tokens = Sequence[Sequence[int]]
 
@@ -31,7 +29,7 @@ def cached_backward(
     loss_of: Callable[[list[Tensor]], Tensor],
     *,
     rows_a_chunk: int = ROWS_A_CHUNK,
-    accelerator: Accelerator | None = None,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """Add the gradient of `loss_of([tower(tokens) for tower, tokens in parts])` to the weights; return the loss.
 
@@ -42,35 +40,26 @@ def cached_backward(
     else it depends on, such as a temperature, gets its gradient too. Called under autocast, the towers run in it, and
     the backward passes in float32. Returns the loss, detached.
 
-    accelerator: of several processes, each with the same weights, each called with the same parts. A process embeds
-    its share of the chunks, all see all vectors, and each ends with the gradient of the whole batch: what one process
-    alone would have, without dropout (the processes draw their own).
+    processes: of several, all must have the same weights and call this with the same parts. Each embeds its share of
+    the chunks, all see all vectors, and each ends with the gradient of the whole batch: what one process alone would
+    have, without dropout (the processes draw their own).
     """
     chunks = [
         (part, positions)
         for part, (_, tokens) in enumerate(parts)
         for positions in chunks_by_length(tokens, rows_a_chunk)[1]
     ]
-    if accelerator is not None:
-        # Longest first, dealt out in turn: all have about as much to do.
-        chunks = chunks[accelerator.process_index :: accelerator.num_processes]
+    # Longest first, dealt out in turn: all have about as much to do.
+    chunks = chunks[processes.rank :: processes.count]
     vectors, random_states = _embed_without_graph(parts, chunks)
-    if accelerator is not None:
-        vectors = [accelerator.reduce(part, reduction="sum") for part in vectors]  # zero where another embedded
-    leaves = [part.requires_grad_() for part in vectors]
+    leaves = [processes.sum(part).requires_grad_() for part in vectors]  # zero where another embedded
     loss = loss_of(leaves)
     _backward(loss, None)
-    weights = _trained_weights(parts)
-    # What the loss itself fed, or an earlier call, is whole in every process and not to be summed.
-    whole = [weight.grad for weight in weights]
-    for weight in weights:
-        weight.grad = None
+    for leaf in leaves:
+        if leaf.grad is not None:
+            leaf.grad *= processes.count  # for the average, as with `Processes.gather`
     _embed_with_graph(parts, chunks, leaves, random_states)
-    if accelerator is not None:
-        _sum_over_processes(weights, accelerator)
-    for weight, before in zip(weights, whole, strict=True):
-        if before is not None:
-            weight.grad = before if weight.grad is None else weight.grad.add_(before)
+    processes.average_gradients(_trained_weights(parts))
     return loss.detach()
 
 
@@ -116,16 +105,6 @@ def _trained_weights(parts: Sequence[tuple[Tower, Tokens]]) -> list[torch.nn.Par
     """Each weight once, though towers may share it, in the same order in every process."""
     weights = {id(weight): weight for tower, _ in parts for weight in tower.parameters() if weight.requires_grad}
     return list(weights.values())
-
-
-def _sum_over_processes(weights: Sequence[torch.nn.Parameter], accelerator: Accelerator) -> None:
-    """Sum the gradients; a weight that no process has one for keeps none, so that no decay touches it."""
-    here = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.float, device=accelerator.device)
-    anywhere = accelerator.reduce(here, reduction="sum").tolist()
-    for weight, processes in zip(weights, anywhere, strict=True):
-        if processes:
-            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
-            weight.grad = accelerator.reduce(gradient, reduction="sum")
 
 
 def _cuda_devices(parts: Sequence[tuple[Tower, Tokens]]) -> list[torch.device]:

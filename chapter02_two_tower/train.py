@@ -43,6 +43,7 @@ from common.checkpoints import read_state, restore_checkpoint, save_checkpoint
 from common.cli import run_step
 from common.devices import choose_placement
 from common.errors import CourseError
+from common.processes import Processes
 from common.progress import progress, tell
 from common.training_log import TrainingLog, open_tracker, read_log
 
@@ -87,7 +88,7 @@ def main(config: TrainConfig) -> TrainResult:
                 shut = shutil.ignore_patterns("last", ".staging-*")
                 shutil.copytree(work, folder, copy_function=link_or_copy, ignore=shut, dirs_exist_ok=True)
             shutil.rmtree(work)
-        training.wait()
+        training.processes.wait()
     return load_training(artifacts)
 
 
@@ -121,8 +122,8 @@ class Training:
         guide: Guide | None = None,
     ) -> None:
         self.config, self.work, self.validation, self.data, self.guide = config, work, validation, data, guide
-        self.accelerator = _accelerator()
-        self.is_main = self.accelerator is None or self.accelerator.is_main_process
+        self.processes = Processes.launched()
+        self.is_main = self.processes.is_main
         self.placement = choose_placement("torch")
         # Two dictionaries: some sources number queries and products alike.
         asked = pd.concat([data.training_pairs, data.notes])[["query_id", "query"]]
@@ -142,7 +143,7 @@ class Training:
                 earlier = {"stage1": done["stage1"]} if stage.name == CONTROL else done
                 before = [*done.values()][-1] if done else {"lines": 0, "steps": 0}
                 self.train(stage, _best(earlier), {name: before[name] for name in ("lines", "steps")})
-                self.wait()
+                self.processes.wait()
             done[stage.name] = read_json(file)
         best = _best({name: result for name, result in done.items() if name != CONTROL})
         if self.is_main:
@@ -150,7 +151,7 @@ class Training:
                 tell("train: no epoch was better on the validation queries than the untrained encoder")
             write_json(self.work / "best.json", best)
             _link(self.work / best["stage"] / "best", self.work / "best")
-        self.wait()
+        self.processes.wait()
 
     def train(self, stage: Stage, start: dict[str, Any] | None, before: dict[str, int]) -> None:
         """Train one stage. start: the stage whose best model it begins with, None for the pretrained encoder. before:
@@ -197,11 +198,6 @@ class Training:
         log.close()
         self._finish(stage, state, before)
 
-    def wait(self) -> None:
-        """Let all processes come to this point."""
-        if self.accelerator is not None:
-            self.accelerator.wait_for_everyone()
-
     def _model(self, start: dict[str, Any] | None) -> TwoTowerModel:
         if start is None:
             model = TwoTowerModel.build(architecture(self.config), seed=self.config.seed)
@@ -218,7 +214,7 @@ class Training:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 mined.skipped.to_parquet(file.parent / "skipped.parquet", index=False)
             write_json(file, pools)
-        self.wait()
+        self.processes.wait()
         return BatchMaker(
             positives=stage.positives,
             negatives=read_json(file),
@@ -242,8 +238,8 @@ class Training:
 
         half = self.placement.precision == "bfloat16"
         with torch.autocast(self.placement.device, torch.bfloat16, enabled=half):
-            if self.config.cached or self.accelerator is not None:
-                return float(cached_backward(parts, loss_of, accelerator=self.accelerator))
+            if self.config.cached or self.processes.count > 1:
+                return float(cached_backward(parts, loss_of, processes=self.processes))
             loss = loss_of([tower(tokens) for tower, tokens in parts])
         loss.backward()
         return float(loss.detach())
@@ -265,7 +261,7 @@ class Training:
     def _validate(self, stage: Stage, model: TwoTowerModel, state: dict, log: TrainingLog, before: dict) -> None:
         """Measure, log, keep the model of the epoch, and note whether it is the best of its stage."""
         started = time.perf_counter()
-        figures = self.validation(model)
+        figures = self.processes.from_main(lambda: self.validation(model))
         state["epoch"] += 1
         seconds = round(time.perf_counter() - started, 3)
         log.write(before["steps"] + state["step"], stage=stage.name, epoch=state["epoch"], **figures, seconds=seconds)
@@ -340,17 +336,6 @@ def link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _accelerator() -> Any:
-    """None unless `accelerate launch` started several processes."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        if os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_PORT" in os.environ:
-            tell("train: accelerate --cpu started one process, for want of MPI; with --multi_gpu it starts several")
-        return None
-    from accelerate import Accelerator
-
-    return Accelerator(cpu=not torch.cuda.is_available())
 
 
 def _not_a_number(stage: Stage, step: int, loss: float, norm: float) -> str:

@@ -5,6 +5,9 @@
 Every picture is seen once an epoch, beside pictures that look like it; the model of the epoch with the best MRR on the
 validation split is kept. Nothing is lost when a run is killed: the same command goes on from the last checkpoint, to
 the same bits.
+
+`accelerate launch --multi_gpu --num_processes 2 -m chapter03_multimodal.train` shares each batch among two processes,
+on CPUs as well; through MPI it is `--cpu --mpirun_hostfile hosts` for `--multi_gpu`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -40,6 +44,7 @@ from common.checkpoints import read_state, restore_checkpoint, save_checkpoint
 from common.cli import run_step
 from common.devices import choose_placement
 from common.errors import CourseError
+from common.processes import Processes
 from common.progress import progress, tell
 from common.training_log import TrainingLog, open_tracker, read_log
 
@@ -76,11 +81,14 @@ def main(config: TrainConfig) -> TrainResult:
         # What another config, input or state of the code began is not gone on with.
         key = [jsonable(recorded), data.run.name, code_digest(CHAPTER)]
         work = artifacts.folder / CHAPTER / "unfinished" / fingerprint(key)
-        Training(config, work, clip, data).run()
-        with artifacts.new_run(CHAPTER, STEP, config=recorded, inputs=inputs) as folder:
-            shut = shutil.ignore_patterns("last", ".staging-*")
-            shutil.copytree(work, folder, copy_function=link_or_copy, ignore=shut, dirs_exist_ok=True)
-        shutil.rmtree(work)
+        training = Training(config, work, clip, data)
+        training.run()
+        if training.processes.is_main:
+            with artifacts.new_run(CHAPTER, STEP, config=recorded, inputs=inputs) as folder:
+                shut = shutil.ignore_patterns("last", ".staging-*")
+                shutil.copytree(work, folder, copy_function=link_or_copy, ignore=shut, dirs_exist_ok=True)
+            shutil.rmtree(work)
+        training.processes.wait()
     return load_training(artifacts)
 
 
@@ -99,10 +107,14 @@ def clip_folders(artifacts: Artifacts) -> dict[str, Path]:
 
 
 class Training:
-    """One training run in its work folder: `run` trains whatever is not trained yet."""
+    """One training run in its work folder: `run` trains whatever is not trained yet.
+
+    Of several processes all draw the same batches and take the same steps, each sees its share of the pictures and
+    texts; only the main one mines, measures and writes.
+    """
 
     def __init__(self, config: TrainConfig, work: Path, clip: Clip, data: MultimodalData) -> None:
-        self.config, self.work, self.clip = config, work, clip
+        self.config, self.work, self.clip, self.processes = config, work, clip, Processes.launched()
         self.placement, self.seeing = choose_placement("torch"), Seeing.of(clip)
         folder = Path(data.catalogue.folder or ".")
         told = data.pairs[data.pairs["text"] != ""]
@@ -117,13 +129,14 @@ class Training:
             pairs = pairs.sample(config.pictures, random_state=config.seed).sort_index()
         # A little larger than the model sees: an eighth is room for another window in every epoch.
         files = [folder / path for path in pairs["path"]]
-        self.pictures = Pictures(files, self.seeing, self.seeing.side + self.seeing.side // 8)
-        self.pairs = pairs.reset_index(drop=True).assign(content=self.pictures.contents())
+        self.pictures = Pictures(files, self.seeing, self.seeing.side + self.seeing.side // 8, self.processes)
+        contents = self.processes.from_main(self.pictures.contents)
+        self.pairs = pairs.reset_index(drop=True).assign(content=contents)
         self.texts = text_variants(self.pairs, data.catalogue.products)
 
     def run(self) -> None:
         """Train, and put the model of the best epoch into `best/`."""
-        config, work = self.config, self.work
+        config, work, is_main = self.config, self.work, self.processes.is_main
         batches = self.batches()
         total = config.epochs * batches.steps
         rates = config.learning_rate * schedule(total, config.warm_up)
@@ -139,12 +152,13 @@ class Training:
         state = read_state(work / "last") or dict(NEW)
         if state["step"]:
             restore_checkpoint(work / "last", model, optimizer)
-        else:
+        elif is_main:
             write_json(work / "untrained.json", self.validation(self.clip))
             write_json(work / "parameters.json", count_parameters(model))
-        tracker = open_tracker(config.track, project="product-search-course", config=asdict(config))
-        log = TrainingLog(work / "log.jsonl", keep=state["lines"], tracker=tracker, watched=model)
-        bar = progress(total=total, initial=state["step"], desc="fine-tuning", unit="batch")
+        track, file = (config.track, work / "log.jsonl") if is_main else (None, None)
+        tracker = open_tracker(track, project="product-search-course", config=asdict(config))
+        log = TrainingLog(file, keep=state["lines"], tracker=tracker, watched=model)
+        bar = progress(total=total, initial=state["step"], desc="fine-tuning", unit="batch", shown=is_main)
         with closing(log), bar:
             for epoch in range(state["epoch"], config.epochs):
                 if state["stale"] >= config.patience:
@@ -152,15 +166,17 @@ class Training:
                 training_mode(model)
                 taken = state["step"] - epoch * batches.steps  # before the run was interrupted
                 started = time.perf_counter()
-                for whole, (batch, pixels, tokens) in ahead(batches.epoch(epoch)[taken:], self.load):
-                    step, skipped = state["step"], len(whole) - len(batch)
+                read = self.agreed(ahead(batches.epoch(epoch)[taken:], self.read))
+                for _, (batch, usable, pixels, tokens) in ahead(read, self.load):
+                    step, skipped = state["step"], len(usable) - len(batch)
                     figures: dict[str, Any] = {"loss": None}
                     if len(batch) > 1:  # else there is nothing to compare with
                         for group in optimizer.param_groups:
                             group["lr"] = float(rates[step])
                         optimizer.zero_grad()
-                        loss = self.loss(model, batch, pixels, tokens)
+                        loss = self.loss(model, batch, usable, pixels, tokens)
                         loss.backward()
+                        self.processes.average_gradients(model.parameters())
                         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), LONGEST_GRADIENT)
                         figures = {
                             "loss": float(loss.detach()),
@@ -183,17 +199,20 @@ class Training:
                     started = time.perf_counter()
                 self._validate(model, state, log)
                 self._save(model, optimizer, state, log)
-        self._finish(state)
+        if is_main:
+            self._finish(state)
+        self.processes.wait()
 
     def batches(self) -> BatchMaker:
         """The maker of batches; neighbours are mined once and kept, for what was drawn must be drawn again after an
         interruption."""
         config, file = self.config, self.work / "neighbours.npy"
-        if not file.is_file():
+        if self.processes.is_main and not file.is_file():
             self.work.mkdir(parents=True, exist_ok=True)
             self.pairs.to_parquet(self.work / "training_pairs.parquet", index=False)
             with atomic_write(file) as temporary:
                 np.save(temporary, self._neighbours(), allow_pickle=False)
+        self.processes.wait()
         return BatchMaker(
             pairs=self.pairs,
             texts=self.texts,
@@ -205,21 +224,61 @@ class Training:
             seed=config.seed,
         )
 
-    def load(self, batch: Batch) -> tuple[Batch, torch.Tensor, torch.Tensor]:
-        """The batch without pictures that cannot be read, the windows [B, 3, S, S] and the tokens [B + E, L]."""
-        pixels, usable = self.pictures.take(batch.rows)
-        windows = random_windows(pixels[usable], self.seeing.side, np.random.default_rng(batch.seed))
-        batch = batch.only(usable)
-        return batch, self.seeing.as_input(windows), self.clip.tokenise(batch.texts)
+    def read(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """The pixels of this process's share of a batch, and which of them are usable."""
+        return self.pictures.take(batch.rows[self.processes.share(len(batch))])
 
-    def loss(self, model: torch.nn.Module, batch: Batch, pixels: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Both towers in half precision where the hardware computes in it; what follows in float32."""
+    def agreed(
+        self, read: Iterable[tuple[Batch, tuple[np.ndarray, np.ndarray]]]
+    ) -> Iterator[tuple[Batch, np.ndarray, np.ndarray]]:
+        """Each batch with this process's pixels, and which of all its pictures are usable, bool [B]."""
+        for batch, (pixels, usable) in read:
+            yield batch, pixels, self.pictures.agree(batch.rows, usable)
+
+    def load(self, read: tuple[Batch, np.ndarray, np.ndarray]) -> tuple[Batch, np.ndarray, torch.Tensor, torch.Tensor]:
+        """The batch without pictures that cannot be read, which of them all could be, and what this process encodes:
+        the windows [P, 3, S, S] of the usable ones of its share, and its share [T, L] of the tokens."""
+        whole, pixels, usable = read
+        batch, share = whole.only(usable), self.processes.share(len(whole))
+        pixels, before = pixels[usable[share]], int(usable[: share.start].sum())
+        own, rng = slice(before, before + len(pixels)), np.random.default_rng(batch.seed)
+        windows = random_windows(pixels, self.seeing.side, rng, share=own, of=len(batch))
+        texts = batch.texts[self.processes.share(len(batch.texts))]
+        return batch, usable, self.seeing.as_input(windows), self.clip.tokenise(texts)
+
+    def loss(
+        self,
+        model: torch.nn.Module,
+        batch: Batch,
+        usable: np.ndarray,
+        pixels: torch.Tensor,
+        tokens: torch.Tensor,
+    ) -> torch.Tensor:
+        """The loss of a whole batch, the same in every process, from what `load` gave each. Both towers in half
+        precision where the hardware computes in it; what follows in float32."""
         device = self.placement.device
         with torch.autocast(device, torch.bfloat16, enabled=self.placement.precision == "bfloat16"):
-            images, texts = model.encode_image(pixels.to(device)), model.encode_text(tokens.to(device))
+            images, texts = self._encoded(model.encode_image, pixels), self._encoded(model.encode_text, tokens)
         images, texts = normalize(images.float(), dim=-1), normalize(texts.float(), dim=-1)
+        images, texts = self._gathered(images, usable), self.processes.gather(texts, len(batch.texts))
         known = batch.known.to(device)
         return clip_loss(texts, images, known, pairs=len(batch), logit_scale=model.logit_scale)
+
+    def _encoded(self, encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+        """The vectors of a share, [N, D]: none of none, which not every tower would give."""
+        device = self.placement.device
+        return encode(inputs.to(device)) if len(inputs) else torch.zeros(0, self.clip.dimension, device=device)
+
+    def _gathered(self, own: torch.Tensor, usable: np.ndarray) -> torch.Tensor:
+        """The vectors of all usable pictures of a batch, of which each process brings those of its share."""
+        if self.processes.count == 1:
+            return own
+        # Gathered with zeros where a picture cannot be used: the shares are those of the whole batch.
+        there = torch.from_numpy(usable).to(own.device)
+        places = there[self.processes.share(len(usable))]
+        vectors = own.new_zeros(len(places), own.shape[1])
+        vectors[places] = own
+        return self.processes.gather(vectors, len(usable))[there]
 
     def _neighbours(self) -> np.ndarray:
         config = self.config
@@ -235,14 +294,14 @@ class Training:
         """Measure, log, keep the model of the epoch, and note whether it is the best so far."""
         started = time.perf_counter()
         clip = replace(self.clip, model=merged(model))
-        figures = self.validation(clip)
+        figures = self.processes.from_main(lambda: self.validation(clip))
         state["epoch"] += 1
         counted = {name: state[name] for name in ("skipped_pictures", "skipped_batches")}
         state.update(dict.fromkeys(counted, 0))
         seconds = round(time.perf_counter() - started, 3)
         log.write(state["step"], epoch=state["epoch"], **figures, **counted, seconds=seconds)
         folder = self.work / f"epoch_{state['epoch']}"
-        if not folder.is_dir():  # else of a run that was killed just after: the same bits
+        if self.processes.is_main and not folder.is_dir():  # else of a run that was killed just after: the same bits
             with atomic_folder(folder) as staging:
                 save_clip(clip, staging)
         better = state["best"] is None or figures[HEADLINE] > state["best"][HEADLINE]
@@ -253,8 +312,9 @@ class Training:
     def _save(self, model: torch.nn.Module, optimizer: Any, state: dict[str, Any], log: TrainingLog) -> None:
         state["lines"] = log.lines
         log.flush()
-        name = f"step-{state['step']:06d}-epoch-{state['epoch']}"
-        save_checkpoint(self.work / "last", name, model, optimizer, state)
+        if self.processes.is_main:
+            name = f"step-{state['step']:06d}-epoch-{state['epoch']}"
+            save_checkpoint(self.work / "last", name, model, optimizer, state)
 
     def _finish(self, state: dict[str, Any]) -> None:
         """Link the best epoch's model as `best/`, which takes no room."""

@@ -1,7 +1,8 @@
 """Pictures for training: decoded once if they fit into memory, else batch by batch in threads; bad ones set aside.
 
 They are kept as the evaluation transform leaves them before it turns them into numbers around 0, in whole numbers from
-0 to 255, a little larger than the model looks at for training, so that every epoch sees another window.
+0 to 255, a little larger than the model looks at for training, so that every epoch sees another window. Of processes
+that train together each decodes its share.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from chapter03_multimodal.clip import Clip
 from chapter03_multimodal.encoder import LONGEST_STRIP, TIMES_THE_SIDE
 from common.catalogue.images import MOST_THREADS, open_image
 from common.errors import CourseError
+from common.processes import ALONE, Processes
 from common.progress import progress
 
 IN_MEMORY = 1 << 30
@@ -63,12 +65,14 @@ class Seeing:
 
 @dataclass
 class Pictures:
-    """Files as squares of pixels. paths: of M files. side: of the squares. unusable: the reasons of the files that were
-    met and could not be read, by row."""
+    """Files as squares of pixels. paths: of M files. side: of the squares. processes: those that train on them; what
+    fits into memory is read by all together and kept by each. unusable: the reasons of the files that were met and
+    could not be read, by row."""
 
     paths: Sequence[Path]
     seeing: Seeing
     side: int
+    processes: Processes = ALONE
     unusable: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -76,7 +80,9 @@ class Pictures:
         self._pool = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1))
         self._kept: tuple[np.ndarray, np.ndarray] | None = None
         if len(self.paths) * self.side**2 * 3 <= IN_MEMORY:
-            self._kept = self._read(range(len(self.paths)), desc="reading pictures")
+            rows = np.arange(len(self.paths))
+            pixels, usable = self._read(rows[self.processes.share(len(rows))], desc="reading pictures")
+            self._kept = _of_all(pixels, self.processes, len(rows)), self.agree(rows, usable)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the pixels of N rows, uint8 [N, side, side, 3], and which of them are usable, bool [N]."""
@@ -84,6 +90,16 @@ class Pictures:
             pixels, usable = self._kept
             return pixels[rows], usable[rows]
         return self._read(rows)
+
+    def agree(self, rows: np.ndarray, usable: np.ndarray) -> np.ndarray:
+        """Which of N rows are usable, bool [N], where each process brings what `take` said of its share of them.
+
+        All processes must ask for the same rows in the same order: in the thread that trains, not in one that loads
+        ahead of it.
+        """
+        usable = _of_all(usable, self.processes, len(rows))
+        self._read([row for row in rows[~usable] if row not in self.unusable])  # for the reasons: another read them
+        return usable
 
     def contents(self) -> list[str]:
         """A digest of every file, equal for copies; a file that cannot be read has its own."""
@@ -94,7 +110,8 @@ class Pictures:
         pixels = np.zeros((len(rows), self.side, self.side, 3), dtype=np.uint8)
         usable = np.zeros(len(rows), dtype=bool)
         squares = self._pool.map(self._square, rows)
-        bar = progress(squares, total=len(rows), desc=desc, leave=False, shown=desc is not None)
+        shown = desc is not None and self.processes.is_main
+        bar = progress(squares, total=len(rows), desc=desc, leave=False, shown=shown)
         for at, (row, square) in enumerate(zip(rows, bar, strict=True)):
             if isinstance(square, str):
                 self.unusable[int(row)] = square
@@ -112,12 +129,18 @@ class Pictures:
         return np.asarray(self._square_of(picture))
 
 
-def random_windows(pixels: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """A random window of each picture, mirrored or not: uint8 [N, L, L, 3] to [N, side, side, 3]."""
+def random_windows(
+    pixels: np.ndarray, side: int, rng: np.random.Generator, *, share: slice = slice(None), of: int | None = None
+) -> np.ndarray:
+    """A random window of each picture, mirrored or not: uint8 [N, L, L, 3] to [N, side, side, 3].
+
+    share, of: which rows of how many pictures these are, if not all; each gets the window that it has among all.
+    """
     n, room = len(pixels), pixels.shape[1] - side
-    down, right = rng.integers(0, room + 1, (2, n, 1))
+    drawn = n if of is None else of
+    down, right = rng.integers(0, room + 1, (2, drawn, 1))[:, share]
     along = np.arange(side)
-    columns = right + np.where(rng.random((n, 1)) < 0.5, along[::-1], along)
+    columns = right + np.where(rng.random((drawn, 1))[share] < 0.5, along[::-1], along)
     return pixels[np.arange(n)[:, None, None], (down + along)[:, :, None], columns[:, None, :]]
 
 
@@ -132,6 +155,14 @@ def ahead(items: Iterable[Item], load: Callable[[Item], Loaded]) -> Iterator[tup
             waiting = following
         if waiting is not None:
             yield waiting[0], waiting[1].result()
+
+
+def _of_all(own: np.ndarray, processes: Processes, rows: int) -> np.ndarray:
+    """All `rows` of bytes or truth values, of which each process brings its share."""
+    if processes.count == 1:
+        return own
+    shared = torch.from_numpy(own.view(np.uint8)).to(processes.accelerator.device)
+    return processes.gather(shared, rows).cpu().numpy().view(own.dtype)
 
 
 def _digest(path: Path) -> str:

@@ -6,7 +6,7 @@ On two cores that is the difference between a second and a minute an epoch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from chapter03_multimodal.training_pictures import Pictures
 from chapter04_catalogue_reranker.encode import FrozenTowers
 from chapter04_catalogue_reranker.model import CatalogueReranker
+from common.processes import ALONE, Processes
 
 FROZEN = {0: ("text", "image"), 1: ("image",), 2: ("text",)}
 """The towers that stay as they are, by stage."""
@@ -26,11 +27,20 @@ class Inputs:
     """N products and C paths as one model sees them. Call `keep` before anything else.
 
     products: rows with `text` ("" for none) and `image` (path below `folder`, or None). has_text, has_image: bool [N];
-    a picture that turns out to be unusable counts as missing from then on.
+    a picture that turns out to be unusable counts as missing from then on. processes: those that `keep` together; all
+    else each of them asks for itself.
     """
 
-    def __init__(self, model: CatalogueReranker, products: pd.DataFrame, paths: Sequence[str], folder: Path) -> None:
-        self.model, self.texts, self.paths = model, products["text"].tolist(), list(paths)
+    def __init__(
+        self,
+        model: CatalogueReranker,
+        products: pd.DataFrame,
+        paths: Sequence[str],
+        folder: Path,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.model, self.processes = model, processes
+        self.texts, self.paths = products["text"].tolist(), list(paths)
         told = products["image"].notna() & (model.architecture.inputs != "text")
         self.files = [folder / path if there else None for path, there in zip(products["image"], told, strict=True)]
         self.has_text = torch.tensor([bool(text.strip()) for text in self.texts])
@@ -42,17 +52,19 @@ class Inputs:
         self._pictures: Pictures | None = None
 
     def keep(self, stage: int) -> None:
-        """Make and keep the features of the towers that are frozen in this stage, and forget the others."""
+        """Make and keep the features of the towers that are frozen in this stage, and forget the others. Of several
+        processes each makes its share and keeps all."""
         self._kept, frozen = {}, FROZEN[stage]
         if "text" in frozen:
-            self._kept["text"] = torch.from_numpy(self._text_features(range(len(self.texts))))
-            self._kept["path"] = torch.from_numpy(self._path_features())
+            self._kept["text"] = self._of_all(len(self.texts), self._text_features, "reading texts")
+            self._kept["path"] = self._of_all(len(self.paths), self._path_features)
         if "image" in frozen:
-            features = self._image_features(range(len(self.files)))
-            self._kept["image"] = torch.from_numpy(features)
+            self._kept["image"] = self._of_all(len(self.files), self._image_features, "looking at pictures")
+            self.has_image = self._of_all(len(self.files), lambda rows, _: self.has_image[rows].float()).bool()
         elif self._pictures is None and self.model.architecture.inputs != "text":
             seeing = self.model.vision_tower.seeing
-            self._pictures = Pictures([file or Path() for file in self.files], seeing, seeing.side)
+            files = [file or Path() for file in self.files]
+            self._pictures = Pictures(files, seeing, seeing.side, self.processes)
 
     def pixels(self, rows: np.ndarray) -> Tensor | None:
         """Pictures of the rows as the vision tower takes them, [B, 3, S, S]; None while it is frozen, and for a model
@@ -73,7 +85,7 @@ class Inputs:
 
     def image(self, rows: np.ndarray, pixels: Tensor | None) -> Tensor:
         """Image features [B, Hv] of products, from the `pixels` of these rows where the tower is in training."""
-        if self.model.architecture.inputs == "text":
+        if self.model.architecture.inputs == "text" or not len(rows):  # a CLIP cannot look at no pictures
             return torch.zeros(len(rows), self.model.vision_tower.width, device=self.model.device)
         if pixels is None:
             return self._kept["image"][rows].to(self.model.device)
@@ -89,24 +101,30 @@ class Inputs:
     def vectors(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fused vectors of products [B, D] and of all paths [C, D], float32; the model must be in evaluation mode."""
         text = self._kept["text"][rows].numpy() if "text" in self._kept else self._text_features(rows)
-        path = self._kept["path"].numpy() if "path" in self._kept else self._path_features()
+        path = self._kept["path"].numpy() if "path" in self._kept else self._path_features(range(len(self.paths)))
         image = self._kept["image"][rows].numpy() if "image" in self._kept else self._image_features(rows)
         device, there = self.model.device, (self.has_text[rows], self.has_image[rows])
         inputs = (torch.from_numpy(text), torch.from_numpy(image), *there)
         products = self.model.fuse(*(tensor.to(device) for tensor in inputs)).fused
         return products.cpu().numpy(), self.model.embed_categories(torch.from_numpy(path).to(device)).cpu().numpy()
 
-    def _text_features(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    def _of_all(
+        self, count: int, make: Callable[[np.ndarray, str | None], np.ndarray | Tensor], desc: str | None = None
+    ) -> Tensor:
+        """What `make` gives for `count` rows, on the CPU: each process calls it for its share."""
+        own = make(np.arange(count)[self.processes.share(count)], desc if self.processes.is_main else None)
+        return self.processes.gather(torch.as_tensor(own).to(self.model.device), count).cpu()
+
+    def _text_features(self, rows: np.ndarray, desc: str | None = None) -> np.ndarray:
         texts = [self.texts[row] for row in rows]
-        desc = "reading texts" if len(texts) == len(self.texts) else None
         return FrozenTowers(self.model).text_features(texts, self.model.architecture.product_length, desc)
 
-    def _path_features(self) -> np.ndarray:
-        return FrozenTowers(self.model).text_features(self.paths, self.model.architecture.category_length)
+    def _path_features(self, columns: Sequence[int] | np.ndarray, desc: str | None = None) -> np.ndarray:
+        paths = [self.paths[column] for column in columns]
+        return FrozenTowers(self.model).text_features(paths, self.model.architecture.category_length, desc)
 
-    def _image_features(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    def _image_features(self, rows: np.ndarray, desc: str | None = None) -> np.ndarray:
         files = [self.files[row] for row in rows]
-        desc = "looking at pictures" if len(files) == len(self.files) else None
         found = FrozenTowers(self.model).image_features(files, desc)
-        self.has_image[torch.as_tensor(np.asarray(rows))] = torch.from_numpy(found.has_image)
+        self.has_image[rows] = torch.from_numpy(found.has_image)
         return found.features

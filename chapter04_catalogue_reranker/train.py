@@ -5,6 +5,10 @@
 Stage 0 trains projections and fusion on what the frozen towers say, stage 1 the text tower's LoRA with them, stage 2
 the vision tower's. Each stage begins with the best model of the one before. Nothing is lost when a run is killed: the
 same command goes on from the last checkpoint, to the same bits.
+
+`accelerate launch --multi_gpu --num_processes 2 -m chapter04_catalogue_reranker.train` shares each batch among two
+processes, on CPUs as well; through MPI it is `--cpu --mpirun_hostfile hosts` for `--multi_gpu`. Each then draws its
+own dropout, and draws anew after an interruption.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ from common.checkpoints import read_state, restore_checkpoint, save_checkpoint
 from common.cli import run_step
 from common.devices import choose_placement
 from common.errors import CourseError
+from common.processes import Processes
 from common.progress import progress, tell
 from common.training_log import TrainingLog, open_tracker, read_log
 
@@ -73,11 +78,14 @@ def main(config: TrainConfig) -> TrainResult:
     inputs = {"prepare_data": data.run}
     if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
         work = artifacts.folder / CHAPTER / "unfinished" / work_name(config, data)
-        Training(config, work, data).run()
-        with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
-            shut = shutil.ignore_patterns("last", "stage_*", ".staging-*")
-            shutil.copytree(work, folder, copy_function=link_or_copy, ignore=shut, dirs_exist_ok=True)
-        shutil.rmtree(work)
+        training = Training(config, work, data)
+        training.run()
+        if training.processes.is_main:
+            with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
+                shut = shutil.ignore_patterns("last", "stage_*", ".staging-*")
+                shutil.copytree(work, folder, copy_function=link_or_copy, ignore=shut, dirs_exist_ok=True)
+            shutil.rmtree(work)
+        training.processes.wait()
     return load_training(artifacts)
 
 
@@ -126,52 +134,68 @@ def model_folders(artifacts: Artifacts) -> dict[str, Path]:
 
 
 class Training:
-    """One training run in its work folder: `run` trains whatever is not trained yet."""
+    """One training run in its work folder: `run` trains whatever is not trained yet.
+
+    Of several processes all draw the same batches, fill the same queue and take the same steps; only the main one
+    measures and writes.
+    """
 
     def __init__(self, config: TrainConfig, work: Path, data: RerankerData) -> None:
-        self.config, self.work, self.placement = config, work, choose_placement("torch")
+        self.config, self.work, self.processes = config, work, Processes.launched()
+        self.placement = choose_placement("torch")
         self.products = examples(data.products, config)
         self.lists = Candidates.of(data.candidates, self.products["product_id"].tolist(), data.paths)
         self.labels = self.lists.labels()
         self.rows = {split: np.flatnonzero(self.products["split"] == split) for split in ("train", "val")}
         self.model = CatalogueReranker.build(config.architecture(), config.seed).to(self.placement.device)
-        self.inputs = Inputs(self.model, self.products, data.paths, Path(data.catalogue.folder or "."))
+        folder = Path(data.catalogue.folder or ".")
+        self.inputs = Inputs(self.model, self.products, data.paths, folder, self.processes)
         self.paths = data.paths
         self.queue = CategoryQueue(config.queue) if config.queue and config.contrastive else None
 
     def run(self) -> None:
         """Train all stages, and put the model of the last one into `best/`."""
         state = read_state(self.work / "last") or copy.deepcopy(NEW)
-        tracker = open_tracker(self.config.track, project="product-search-course", config=asdict(self.config))
-        log = TrainingLog(self.work / LOG, keep=state["lines"], tracker=tracker, watched=self.model)
+        is_main = self.processes.is_main
+        track = self.config.track if is_main else None
+        tracker = open_tracker(track, project="product-search-course", config=asdict(self.config))
+        file = self.work / LOG if is_main else None
+        log = TrainingLog(file, keep=state["lines"], tracker=tracker, watched=self.model)
         with closing(log), torch.random.fork_rng(devices=[]):
             for stage in STAGES[state["stage"] :]:
                 if self.config.epochs[stage]:
                     self.train_stage(stage, state, log)
                 state |= {"stage": stage + 1, "epoch": 0, "step": 0, "best": None}
-        self._finish(state)
+        if is_main:
+            self._finish(state)
+        self.processes.wait()
 
     def train_stage(self, stage: int, state: dict[str, Any], log: TrainingLog) -> None:
         """Train one stage, or the rest of it, and put its best model into `checkpoint_<stage>`."""
-        config, model, train = self.config, self.model, self.rows["train"]
+        config, model, train, processes = self.config, self.model, self.rows["train"], self.processes
         self._start_from(stage, state)
         steps = max(1, len(epoch_batches(self.lists, train, config.batch_size, np.random.default_rng(0))))
         rates = config.learning_rate[stage] * schedule(config.epochs[stage] * steps, config.warm_up)
         optimizer = torch.optim.AdamW(model.parameter_groups(config.weight_decay), fused=True)
         self._restore(state, optimizer) if state["step"] else torch.manual_seed(config.seed + stage)
-        bar = progress(total=len(rates), initial=state["step"], desc=f"stage {stage}", unit="batch")
+        if not processes.is_main:  # or dropout would meet the same places of every share
+            rng = np.random.default_rng([config.seed, stage, state["step"], processes.rank])
+            torch.manual_seed(int(rng.integers(2**63)))
+        shown = processes.is_main
+        bar = progress(total=len(rates), initial=state["step"], desc=f"stage {stage}", unit="batch", shown=shown)
         for epoch in range(state["epoch"], config.epochs[stage]):
             model.train()
             rng = np.random.default_rng([config.seed, stage, epoch])
             batches = epoch_batches(self.lists, train, config.batch_size, rng)
             taken = state["step"] - epoch * steps  # before the run was interrupted
             started = time.perf_counter()
-            for batch, pixels in ahead(batches[taken:], lambda batch: self.inputs.pixels(batch.rows)):
+            for batch, pixels in ahead(batches[taken:], lambda batch: self.inputs.pixels(self._own(batch.rows))):
                 for group in optimizer.param_groups:
                     group["lr"] = float(rates[state["step"]])
                 optimizer.zero_grad()
                 parts = self.losses(batch, pixels)
                 sum(parts.values()).backward()
+                processes.average_gradients(model.parameters())
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), LONGEST_GRADIENT)
                 figures = {name: float(part.detach()) for name, part in parts.items()} | {"gradient_norm": float(norm)}
                 if not all(map(math.isfinite, figures.values())):
@@ -190,16 +214,24 @@ class Training:
             self._validate(stage, state, log)
             self._save(optimizer, state, log)
         bar.close()
-        self._keep_best(stage, state)
+        if processes.is_main:
+            self._keep_best(stage, state)
+        processes.wait()  # the next stage begins with what was kept
 
     def losses(self, batch: Batch, pixels: Tensor | None) -> dict[str, Tensor]:
-        """The weighted losses of a batch by name; towers in half precision where the hardware computes in it."""
-        model, inputs, rows, device = self.model, self.inputs, batch.rows, self.placement.device
+        """The weighted losses of a batch by name; towers in half precision where the hardware computes in it.
+
+        Of several processes each encodes its share of the products, of which it brings the `pixels`, and of the paths;
+        all compute the losses of the whole batch. A picture that cannot be used changes its product's vector and
+        nothing else, so that no other process needs to know.
+        """
+        model, inputs, device, gather = self.model, self.inputs, self.placement.device, self.processes.gather
+        rows, columns = self._own(batch.rows), self._own(batch.columns)
         with torch.autocast(device, torch.bfloat16, enabled=self.placement.precision == "bfloat16"):
-            text, image, paths = inputs.text(rows), inputs.image(rows, pixels), inputs.path(batch.columns)
+            text, image, paths = inputs.text(rows), inputs.image(rows, pixels), inputs.path(columns)
         there = (inputs.has_text[rows].to(device), inputs.has_image[rows].to(device))
-        products = model.embed_products(text, image, *there).fused
-        categories = model.embed_categories(paths)
+        products = gather(model.embed_products(text, image, *there).fused, len(batch.rows))
+        categories = gather(model.embed_categories(paths), len(batch.columns))
         candidates, listed, truth, labels = (
             torch.from_numpy(array).to(device) for array in (batch.candidates, batch.listed, batch.truth, batch.labels)
         )
@@ -213,6 +245,10 @@ class Training:
             if self.queue is not None:
                 self.queue.push(products, own, labels)
         return parts
+
+    def _own(self, rows: np.ndarray) -> np.ndarray:
+        """Those that this process encodes."""
+        return rows[self.processes.share(len(rows))]
 
     def figures(self) -> dict[str, float]:
         """How the model ranks the validation products' own candidates, and all paths of the catalogue."""
@@ -236,20 +272,21 @@ class Training:
         if self.queue is not None:
             self.queue.reset()  # its vectors are of a model that begins to change in another part
         if "untrained" not in state["figures"]:
-            state["figures"]["untrained"] = self.figures()
+            state["figures"]["untrained"] = self.processes.from_main(self.figures)
 
     def _validate(self, stage: int, state: dict[str, Any], log: TrainingLog) -> None:
         """Measure, log, keep the model of the epoch, and note whether it is the stage's best so far."""
         started = time.perf_counter()
         self.model.eval()
-        figures = self.figures()
+        figures = self.processes.from_main(self.figures)
         self.model.train()
         state["epoch"] += 1
         seconds = round(time.perf_counter() - started, 3)
         log.write(state["step"], stage=stage, epoch=state["epoch"], **figures, seconds=seconds)
-        folder = self.work / f"stage_{stage}"
-        shutil.rmtree(folder / f"epoch_{state['epoch']}", ignore_errors=True)  # of a run that was killed just after
-        self.model.save(folder / f"epoch_{state['epoch']}")
+        if self.processes.is_main:
+            folder = self.work / f"stage_{stage}" / f"epoch_{state['epoch']}"
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed just after
+            self.model.save(folder)
         if state["best"] is None or figures[HEADLINE] > state["best"][HEADLINE]:
             state["best"] = {"epoch": state["epoch"], **figures}
 
@@ -283,8 +320,9 @@ class Training:
     def _save(self, optimizer: torch.optim.Optimizer, state: dict[str, Any], log: TrainingLog) -> None:
         state |= {"lines": log.lines, "queued": len(self.queue) if self.queue is not None else 0}
         log.flush()
-        name = f"stage-{state['stage']}-step-{state['step']:06d}-epoch-{state['epoch']}"
-        save_checkpoint(self.work / "last", name, self._snapshot(), optimizer, state)
+        if self.processes.is_main:
+            name = f"stage-{state['stage']}-step-{state['step']:06d}-epoch-{state['epoch']}"
+            save_checkpoint(self.work / "last", name, self._snapshot(), optimizer, state)
 
     def _restore(self, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
         snapshot = self._snapshot(state["queued"])

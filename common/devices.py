@@ -8,9 +8,11 @@ the CPU is asked.
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 from common.errors import CourseError
 
@@ -59,6 +61,20 @@ def choose_placement(engine: str = "auto") -> Placement:
     if engine == "openvino" or (engine == "auto" and _is_x86() and find_spec("openvino") is not None):
         return Placement("cpu", "openvino", precision, f"no GPU; {why}; OpenVINO is faster than torch on such CPUs")
     return Placement("cpu", "torch", precision, f"no GPU; {why}")
+
+
+def hardware() -> str:
+    """The processor, the number of cores that this process may use, and the GPU if there is one: for beside figures."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}, {cores} cores{gpu}"
 
 
 def _on_cuda(torch) -> Placement:

@@ -4,8 +4,6 @@ renders the page of all results."""
 from __future__ import annotations
 
 import csv
-import os
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import tyro
 
 from common.artifacts import RunFolder
 from common.atomic import atomic_write, read_json
+from common.devices import hardware
 from common.errors import CourseError
 from common.settings import artifacts_root, repository_root, resolve_profile
 from course.scoreboard import COLUMNS, DEFAULT_SOURCE
@@ -58,20 +57,6 @@ def results_folder() -> Path:
 def provenance(command: str, commit: str | None) -> dict[str, str]:
     """How figures were made, as columns of their rows: command, commit (its first digits) and hardware."""
     return {"command": command, "commit": (commit or "uncommitted")[:12], "hardware": hardware()}
-
-
-def hardware() -> str:
-    """Return the processor, the number of cores that this process may use, and the GPU if there is one."""
-    import torch
-
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {cores} cores{gpu}"
 
 
 def write_rows(path: Path, rows: pd.DataFrame, decimals: int | None = None) -> None:

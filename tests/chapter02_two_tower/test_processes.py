@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from chapter02_two_tower.model import Architecture, TwoTowerModel
-from common.settings import repository_root
 from common.training_log import read_log
 
 # The batch, its loss and two optimizer steps: run alone, and by each process of a launch.
@@ -28,15 +22,12 @@ from safetensors.torch import save_file
 from chapter02_two_tower.cached_loss import cached_backward
 from chapter02_two_tower.losses import in_batch_negatives_loss
 from chapter02_two_tower.model import Tower, TwoTowerModel
+from common.processes import Processes
 
 folder, cached = Path(sys.argv[1]), sys.argv[2] == "cached"
-accelerator = None
-if cached:
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=True)
-    assert accelerator.num_processes == 2
-rank = accelerator.process_index if cached else "alone"
+processes = Processes.launched()
+assert processes.count == (2 if cached else 1)
+rank = processes.rank if cached else "alone"
 things = ["usb cable", "black leather chair", "hp toner", "27 inch monitor", "garden hose 20 m", "lamp", "rug"]
 texts = [f"{thing} with {'more ' * at}words" for at in (3, 1) for thing in things]
 positives = torch.tensor([2, 0, 1, 3, 6, 5, 4])
@@ -59,7 +50,7 @@ def train(name):
     for step in range(2):
         optimizer.zero_grad()
         if cached:
-            loss = cached_backward(parts, loss_of, rows_a_chunk=2, accelerator=accelerator)
+            loss = cached_backward(parts, loss_of, rows_a_chunk=2, processes=processes)
         else:
             loss = loss_of([tower(tokens) for tower, tokens in parts])
             loss.backward()
@@ -76,41 +67,10 @@ train("shared")
 train("apart")
 """
 
-# `accelerate launch --cpu` starts its processes through mpirun, and only if it is given a file of hosts: without one it
-# starts a single process, whatever --num_processes says. --multi_gpu is the way through torch's own launcher, which
-# needs neither MPI nor a GPU.
-SHARED = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"]
-SHARED += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # as which containers run
-
-
-def launch(by: str, folder: Path) -> list[str]:
-    """The arguments that start two processes on the CPU; by: "mpi" or "torch"."""
-    if by == "torch":
-        return [*SHARED, "--multi_gpu", "--main_process_port", str(free_port())]
-    if shutil.which("mpirun") is None:
-        pytest.skip("mpirun is not installed")
-    (folder / "hosts").write_text("localhost slots=2\n")
-    return [*SHARED, "--cpu", "--mpirun_hostfile", str(folder / "hosts")]
-
-
-def run(arguments: list[str], folder: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(repository_root()), "OMP_NUM_THREADS": "1"} | AS_ROOT
-    done = subprocess.run(
-        [sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["mpi", "torch"])
-def test_two_processes_have_the_gradient_of_one(tiny_encoder, tmp_path, by):
+def test_two_processes_have_the_gradient_of_one(tiny_encoder, tmp_path, launch, by):
     for name, shared in (("shared", True), ("apart", False)):
         architecture = Architecture(encoder=str(tiny_encoder), projection=16, shared=shared, learn_temperature=True)
         model = TwoTowerModel.build(architecture, seed=0)
@@ -120,21 +80,21 @@ def test_two_processes_have_the_gradient_of_one(tiny_encoder, tmp_path, by):
         model.save(tmp_path / name)
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    run([str(script), str(tmp_path), "plain"], tmp_path)
-    run([*launch(by, tmp_path), str(script), str(tmp_path), "cached"], tmp_path)
+    launch("alone", tmp_path, str(script), str(tmp_path), "plain")
+    launch(by, tmp_path, str(script), str(tmp_path), "cached")
     for name in ("shared", "apart"):
         assert_alike(*(load_file(tmp_path / f"{name}-{rank}.safetensors") for rank in ("alone", 0, 1)))
 
 
 @pytest.mark.slow
-def test_a_whole_training_of_two_processes_is_that_of_one(tiny_encoder, tmp_path):
+def test_a_whole_training_of_two_processes_is_that_of_one(tiny_encoder, tmp_path, launch):
     """Through every stage, checkpoint and log: both write what one process writes, up to the rounding of bfloat16."""
     toy, logs = str(Path(__file__).with_name("toy.py")), []
-    for name, arguments in (("one", []), ("two", launch("torch", tmp_path))):
-        folder = tmp_path / name
+    for by in ("alone", "torch"):
+        folder = tmp_path / by
         folder.mkdir()
         (folder / "encoder").symlink_to(tiny_encoder)
-        run([*arguments, toy, str(folder), '{"cached": true}'], folder)
+        launch(by, folder, toy, str(folder), '{"cached": true}')
         logs.append(read_log(folder / "work" / "log.jsonl"))
     one, two = logs
     assert one[["step", "stage", "epoch"]].equals(two[["step", "stage", "epoch"]])

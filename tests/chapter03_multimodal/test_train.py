@@ -62,7 +62,8 @@ def toy_data(folder: Path, count: int = 48) -> MultimodalData:
         upper, lower = list(COLOURS)[number % 4], list(COLOURS)[number // 4 % 4]
         shades = np.array([COLOURS[upper]] * 10 + [COLOURS[lower]] * 10, dtype=np.int64)[:, None, :]
         noise = np.random.default_rng(number).integers(-25, 26, (20, 24, 3))
-        Image.fromarray(np.clip(shades + noise, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+        if not (folder / f"{number}.png").exists():  # several processes may read them
+            Image.fromarray(np.clip(shades + noise, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
         rows.append({"product_id": f"p{number}", "title": f"{upper} on {lower}", "brand": f"brand{number % 5}"})
     products = pd.DataFrame(rows)
     images = pd.DataFrame({"product_id": products["product_id"], "path": [f"{n}.png" for n in range(count)]})
@@ -332,6 +333,30 @@ def test_windows_are_cuts_of_the_picture_mirrored_or_not():
         seen.update(found)
     assert len(seen) == 8, "every cut comes up"
     assert np.array_equal(random_windows(pixels, 8, np.random.default_rng(1)), windows)
+
+
+@pytest.mark.parametrize("share", [slice(0, 0), slice(0, 3), slice(3, 7)])
+def test_the_windows_of_a_share_are_those_among_all(share):
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 12, 12, 3)).astype(np.uint8)
+    whole = random_windows(pixels, 8, np.random.default_rng(1))
+    own = random_windows(pixels[share], 8, np.random.default_rng(1), share=share, of=7)
+    assert np.array_equal(own, whole[share])
+
+
+@pytest.mark.parametrize("in_memory", [0, 1 << 30])
+def test_one_process_alone_loads_the_usable_pictures_of_a_batch(tmp_path, monkeypatch, in_memory):
+    monkeypatch.setattr("chapter03_multimodal.training_pictures.IN_MEMORY", in_memory)
+    toy_data(tmp_path / "shop")
+    (tmp_path / "shop" / "3.png").write_bytes(b"no picture")
+    training = toy_training(tmp_path, more_texts=3)
+    whole = next(batch for batch in training.batches().epoch(0) if 2 in batch.rows)  # row 2 is 3.png
+    read = training.agreed(ahead([whole], training.read))
+    [(_, (batch, usable, pixels, tokens))] = ahead(read, training.load)
+    assert usable.tolist() == [row != 2 for row in whole.rows]
+    seen = training.pictures.take(batch.rows)[0]
+    windows = random_windows(seen, training.seeing.side, np.random.default_rng(whole.seed))
+    assert torch.equal(pixels, training.seeing.as_input(windows))
+    assert batch.texts == whole.only(usable).texts and torch.equal(tokens, training.clip.tokenise(batch.texts))
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

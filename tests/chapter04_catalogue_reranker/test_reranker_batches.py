@@ -123,6 +123,21 @@ def test_kept_features_are_those_of_the_running_towers(seen, model, stage):
     np.testing.assert_allclose(paths, encode_categories(model, PATHS), atol=1e-5)
 
 
+@pytest.mark.parametrize("stage", sorted(FROZEN))
+def test_a_share_of_no_rows_has_a_gradient_of_zeros(seen, model, stage):
+    """Of fewer rows than processes some have none; what they gather must still lead back to the projections."""
+    none = np.array([], dtype=np.int64)
+    seen.keep(stage)
+    text, image, path = seen.text(none), seen.image(none, seen.pixels(none)), seen.path(none)
+    products = model.embed_products(text, image, seen.has_text[none], seen.has_image[none]).fused
+    categories = model.embed_categories(path)
+    assert products.shape == categories.shape == (0, model.architecture.dimension)
+    gradients = torch.autograd.grad(
+        products.sum() + categories.sum(), [model.gate.bias, *model.text_projection.parameters()]
+    )
+    assert not any(gradient.any() for gradient in gradients)
+
+
 def test_a_model_of_pictures_reads_no_product_text(seen, model, monkeypatch):
     seen.keep(1)
     assert seen.text(np.array([3])).abs().sum() > 0
