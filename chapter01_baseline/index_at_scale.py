@@ -41,6 +41,7 @@ from chapter01_baseline.stand_in import STAND_IN, ShopVectors, shop_vectors
 from common.artifacts import Artifacts, fingerprint
 from common.atomic import atomic_folder, atomic_write, read_json, write_json
 from common.cli import run_step
+from common.devices import hardware
 from common.errors import CourseError
 from common.progress import progress, tell
 from common.settings import resolve_profile
@@ -80,6 +81,8 @@ class IndexAtScaleConfig:
     """Also put the result into this CSV, in place of the rows of the same size and encoder."""
 
 
+ASKED = ("size", "encoder", "k", "batch", "target", "ef_construction")
+"""What of the config stands in every row."""
 FEWEST = 1_000
 SIZES = {"smoke": 2_000, "pocket": 100_000, "full": 1_000_000}
 
@@ -100,9 +103,14 @@ def main(config: IndexAtScaleConfig) -> pd.DataFrame:
         with artifacts.new_run(CHAPTER, STEP, config=recipe) as folder:
             measured(config, vectors).to_parquet(folder / "points.parquet", index=False)
         run = artifacts.current(CHAPTER, STEP)
-    points = pd.read_parquet(run.path / "points.parquet").assign(commit=run.manifest["commit"])
+    points = pd.read_parquet(run.path / "points.parquet")
     if csv is not None:
-        save_points(points, csv)
+        made = {
+            "command": command(config),
+            "commit": (run.manifest["commit"] or "uncommitted")[:12],
+            "hardware": hardware(),
+        }
+        save_points(points.assign(**made), csv)
     for row in points[points["chosen"]].itertuples():
         tell(
             f"{row.kind} {row.effort}: recall@{config.k} {row.recall:.3f}, {row.queries_per_second:,.0f} queries/s "
@@ -136,8 +144,7 @@ def measured(config: IndexAtScaleConfig, vectors: ShopVectors) -> pd.DataFrame:
     points = report.join(tuning.drop(columns=["kind", "effort"]).add_prefix("tuning_"))
     points = choose(points, config.target).merge(built, on="kind")
     points = points.sort_values("kind", key=lambda kinds: kinds.map(list(KINDS).index), kind="stable")
-    asked = {name: getattr(config, name) for name in ("size", "encoder", "k", "batch", "target", "ef_construction")}
-    return points.assign(**asked)
+    return points.assign(**{name: getattr(config, name) for name in ASKED})
 
 
 def build(kind: str, config: IndexAtScaleConfig, vectors: ShopVectors) -> dict[str, Any]:
@@ -240,6 +247,13 @@ def choose(points: pd.DataFrame, target: float) -> pd.DataFrame:
         for _, part in points.groupby("kind")
     ]
     return points.assign(chosen=points.index.isin(best), reached=points["kind"].map(safe.groupby(points["kind"]).any()))
+
+
+def command(config: IndexAtScaleConfig) -> str:
+    """What measures this again: with the size, and what else of `ASKED` is not as it is by default."""
+    asked = {name: getattr(config, name) for name in ASKED}
+    changed = {name: value for name, value in asked.items() if value != getattr(IndexAtScaleConfig(), name)}
+    return f"python -m {CHAPTER}.{STEP} " + " ".join(f"--{name.replace('_', '-')} {v}" for name, v in changed.items())
 
 
 def save_points(points: pd.DataFrame, csv: Path) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = ("#444444", "#33658a", "#2a9d8f", "#e76f51", "#9b5de5")
+COLUMNS = ("size", "kind", "effort", "k", "batch", "target", "threads", "recall", "queries_per_second", "times_flat")
+COLUMNS += ("resident_mb", "file_mb", "build_seconds", "chosen", "reached", "command", "commit", "hardware")
 GROWING = {
     "seconds_per_query": "processor seconds a query",
     "resident_mb": "memory, MB",
@@ -33,11 +35,15 @@ GROWING = {
 
 def read_points(csv: Path) -> pd.DataFrame:
     """The points that `--csv` wrote, of all sizes. Raises CourseError, with the command that makes it, if there is no
-    such file."""
+    such file or a column of it is missing."""
+    name, again = Path(csv).name, "python -m chapter01_baseline.index_at_scale --size 100000 --csv"
     if not Path(csv).is_file():
-        command = f"python -m chapter01_baseline.index_at_scale --size 100000 --csv {Path(csv).name}"
-        raise CourseError(f"{Path(csv).name}: not measured yet. Make it with: {command}")
-    return pd.read_csv(csv, keep_default_na=False, dtype={"effort": str})
+        raise CourseError(f"{name}: not measured yet. Make it with: {again} {name}")
+    points = pd.read_csv(csv, keep_default_na=False, dtype={"effort": str})
+    missing = [column for column in COLUMNS if column not in points]
+    if missing:
+        raise CourseError(f"{name}: column {missing[0]!r} is missing. Remove the file and make it with: {again} {name}")
+    return points
 
 
 def summary(points: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +95,7 @@ def benchmark(size: int | None = None, **settings: Any) -> list[dict[str, Any]]:
     found, chosen = headline(points), points[points["chosen"]].set_index("kind")
     made, threads = "stand-in" if config.encoder == STAND_IN else config.encoder, chosen["threads"][FLAT]
     row = {
-        "name": f"index at scale, {config.size:,} products",
+        "name": f"index-at-scale, {config.size:,} products",
         "ours": f"HNSW32-SQ8, {chosen['effort'][HNSW_SQ8]}",
         "peer": "faiss.IndexFlatIP",
         "unit": "queries/s",

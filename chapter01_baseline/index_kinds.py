@@ -38,7 +38,7 @@ print(resident() - before)
 
 Effort = dict[str, int]
 WALKS: tuple[Effort, ...] = tuple(
-    {"efSearch": n} for n in (16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 512)
+    {"efSearch": n} for n in (16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 512, 768, 1024, 1536)
 )
 PROBES: tuple[Effort, ...] = tuple(
     {"nprobe": n, "refine": factor}

@@ -34,6 +34,7 @@ BENCHMARKS = {
     "constellation": "chapter04_catalogue_reranker.benchmarks.constellation:main",
     "sharded-embedding": "common.benchmarks.sharded_embedding:main",
     "service": "course.benchmarks.service:main",
+    "index-at-scale": "chapter01_baseline.index_growth:benchmark",
 }
 """Each takes nothing and returns rows with ``FIELDS`` and what else it has to say (a quality, a note); what it prints
 is for the reader, not part of the result. A row's name is the benchmark's own, or begins with it and a comma."""

@@ -223,14 +223,21 @@ def test_points_say_what_was_chosen_and_what_it_took(small, tmp_path):
     found, chosen = headline(points), points[points["chosen"]].set_index("kind")
     assert found["file_share"] == files[HNSW_SQ8] / files[HNSW] and found["recall"] == chosen["recall"][HNSW_SQ8]
     # The file holds every size and encoder once: measuring again replaces.
-    index_at_scale.save_points(points.assign(size=500), csv)
-    index_at_scale.save_points(points.assign(recall=0.25), csv)
+    made = read_points(csv)
+    assert set(made["command"]) == {
+        "python -m chapter01_baseline.index_at_scale --size 1200 --batch 16 --target 0.5 --ef-construction 40"
+    }
+    index_at_scale.save_points(made.assign(size=500), csv)
+    index_at_scale.save_points(made.assign(recall=0.25), csv)
     kept = read_points(csv)
     assert kept["size"].tolist() == [500] * len(points) + [1_200] * len(points)
     assert (kept.loc[kept["size"] == 1_200, "recall"] == 0.25).all()
     assert summary(kept)["setting"].iloc[0] == "" and summary(kept)["products"].tolist() == [500] * 5 + [1_200] * 5
     with pytest.raises(CourseError, match=r"python -m chapter01_baseline\.index_at_scale"):
         read_points(tmp_path / "absent.csv")
+    kept.drop(columns="threads").to_csv(csv, index=False)
+    with pytest.raises(CourseError, match="'threads'"):
+        read_points(csv)
 
 
 def test_flat_is_read_once_with_hnsw_and_answers_the_same(small):
