@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chapter01_baseline.index_growth import read_points, summary
 from common.atomic import atomic_write
 from common.errors import CourseError
 from course import bench
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PAGE = "README.md"
+GROWTH = "index_at_scale.csv"
+"""In the folder of results: what `chapter01_baseline.index_at_scale` measured, every setting of every index."""
 CHARTED = "pocket_shop"
 """The source that has a picture."""
 HEADLINE = "nDCG@10"
@@ -193,7 +196,7 @@ def render(folder: Path) -> dict[str, str]:
     Raises ``CourseError``, with file and column, for a CSV that breaks its form, rows of another source, half an
     interval, and a system of which no metric is shown.
     """
-    found = sorted(path.stem for path in folder.glob("*.csv") if path.name != bench.SAVED)
+    found = sorted(path.stem for path in folder.glob("*.csv") if path.name not in (bench.SAVED, GROWTH))
     ordered = [name for name in SOURCES if name in found] + [name for name in found if name not in SOURCES]
     files, sections = {}, []
     for name in ordered:
@@ -206,6 +209,8 @@ def render(folder: Path) -> dict[str, str]:
     benchmarks = bench.read_saved(folder)
     if len(benchmarks):
         sections.append("\n\n".join(_benchmarks(benchmarks)))
+    if (folder / GROWTH).is_file():
+        sections.append("\n\n".join(_growth(folder / GROWTH)))
     return {PAGE: "\n\n".join([OPENING, *sections, FIXTURES]) + "\n"} | files
 
 
@@ -284,6 +289,23 @@ def _benchmarks(rows: pd.DataFrame) -> Iterator[str]:
         lines.append([*texts, bench.figure(row.our_value), bench.figure(row.peer_value), bench.figure(row.ratio)])
     yield "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     yield "\n".join(_provenance(rows))
+
+
+def _growth(path: Path) -> Iterator[str]:
+    points = read_points(path)
+    table, first = summary(points), points.iloc[0]
+    table["reached"] = table["reached"].map({True: "yes", False: "no"})
+    yield "## Indices as they grow"
+    yield (
+        f"Over generated products, with vectors that stand in for an encoder's: recall of the {first['k']} exact "
+        f"neighbours of shoppers' queries, and queries a second of {first['threads']} threads, {first['batch']:,} at "
+        f"once. Of each index the fastest setting that surely reaches {first['target']} on other queries. All "
+        f"settings: [{path.name}]({path.name}). [The story](../chapter01_baseline/06_past_one_machine.ipynb)."
+    )
+    lines = [[*table], ["---" if name in ("index", "setting") else "---:" for name in table]]
+    lines += [[cell if isinstance(cell, str) else bench.figure(cell) for cell in row] for row in table.to_numpy()]
+    yield "\n".join(f"| {' | '.join(map(_plain, cells))} |" for cells in lines)
+    yield "\n".join(_provenance(points))
 
 
 def _plain(text: str) -> str:

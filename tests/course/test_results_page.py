@@ -14,7 +14,7 @@ from common.errors import CourseError
 from common.settings import repository_root
 from course import bench, results_page
 from course.results_chart import interval_chart
-from course.results_page import FIXTURES, SOURCES, read_scores, render, write_page
+from course.results_page import FIXTURES, GROWTH, SOURCES, read_scores, render, write_page
 
 RESULTS = repository_root() / "results"
 FRONT = repository_root() / "README.md"
@@ -168,6 +168,21 @@ def test_less_is_better_where_it_is(write):
         f"{unit} | {unit}" for unit in units[:2]
     ]
     assert page.count("- `c`: commit `d`, a machine") == 1
+
+
+def test_indices_stand_size_by_size_and_a_malformed_csv_is_named(tmp_path):
+    shutil.copy(RESULTS / GROWTH, tmp_path)
+    points = pd.read_csv(tmp_path / GROWTH)
+    ((header, lines),) = tables(render(tmp_path)["README.md"])
+    assert header[:2] == ["products", "index"]
+    assert [line[0] for line in lines] == [f"{size:,}" for size in sorted(set(points["size"])) for _ in range(5)]
+    for line, (_, row) in zip(
+        lines, points[points["chosen"]].sort_values("size", kind="stable").iterrows(), strict=True
+    ):
+        assert line[1] == row["kind"] and float(line[3]) == pytest.approx(row["recall"], abs=0.0005)
+    points.drop(columns="hardware").to_csv(tmp_path / GROWTH, index=False)
+    with pytest.raises(CourseError, match=rf"{GROWTH}.*'hardware'"):
+        render(tmp_path)
 
 
 def test_the_picture_shows_every_system_in_its_place():
