@@ -11,14 +11,13 @@ import pandas as pd
 import torch
 
 from chapter01_baseline.choose import evaluation_judgements, judged_queries
+from chapter01_baseline.stand_in import pretrained_tokens
 from chapter02_two_tower.training_data import TrainingData
 from common.catalogue import Catalogue, product_text
-from common.encoders import packaged_minilm
 from common.errors import CourseError
 from common.evaluation import evaluate
 from common.search import hits_from_scores
 
-TOKEN_MATRIX = "embeddings.word_embeddings.weight"
 POOL_METRICS = ("nDCG@10", "R@10", "MRR")
 
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -50,17 +49,8 @@ class TokenTable:
 @cache
 def load_token_table() -> TokenTable:
     """Read the token embeddings of the packaged MiniLM (47 MB), nothing else of it."""
-    from safetensors import safe_open
-    from tokenizers import Tokenizer
-
-    folder = packaged_minilm()
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    with safe_open(folder / "model.safetensors", framework="pt") as weights:
-        name = next(name for name in weights.keys() if name.endswith(TOKEN_MATRIX))  # noqa: SIM118
-        matrix = weights.get_tensor(name).float()
-    return TokenTable(matrix, tokenizer, tokenizer.token_to_id("[UNK]"))
+    matrix, tokenizer = pretrained_tokens()
+    return TokenTable(torch.from_numpy(matrix), tokenizer, tokenizer.token_to_id("[UNK]"))
 
 
 @dataclass(frozen=True)
