@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ from chapter01_baseline.index_kinds import (
     resident_bytes,
     search_parameters,
 )
-from chapter01_baseline.stand_in import STAND_IN, ShopVectors, shop_vectors
+from chapter01_baseline.stand_in import SHOPPERS, STAND_IN, ShopVectors, shop_vectors
 from common.artifacts import Artifacts, fingerprint
 from common.atomic import atomic_folder, atomic_write, read_json, write_json
 from common.cli import run_step
@@ -61,6 +61,8 @@ class IndexAtScaleConfig:
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
     encoder: str = STAND_IN
     """"stand-in" (weighted means of token embeddings), or a text encoder such as "all-MiniLM-L6-v2"."""
+    queries: Literal["shoppers", "products"] = SHOPPERS
+    """What is searched for: what shoppers write, or products of other shops, as for "similar products"."""
     kinds: tuple[str, ...] = tuple(KINDS)
     """Which indices; Flat is always measured."""
     k: int = 10
@@ -78,11 +80,12 @@ class IndexAtScaleConfig:
     seed: int = 0
     """Of the queries."""
     csv: Path | None = None
-    """Also put the result into this CSV, in place of the rows of the same size and encoder."""
+    """Also put the result into this CSV, in place of the rows of the same size, encoder and queries."""
 
 
-ASKED = ("size", "encoder", "k", "batch", "target", "ef_construction")
+ASKED = ("size", "encoder", "queries", "k", "batch", "target", "ef_construction")
 """What of the config stands in every row."""
+OF_ONE_CSV = ("encoder", "queries", "size")
 FEWEST = 1_000
 SIZES = {"smoke": 2_000, "pocket": 100_000, "full": 1_000_000}
 
@@ -95,7 +98,7 @@ def main(config: IndexAtScaleConfig) -> pd.DataFrame:
     import faiss
 
     config, csv = replace(resolved(config), csv=None), config.csv
-    vectors = shop_vectors(config.size, 2 * config.batches * config.batch, config.encoder, config.seed)
+    vectors = load_vectors(config)
     artifacts = Artifacts("pocket_shop", vectors.digest, config.profile)
     recipe = {**asdict(config), "threads": faiss.omp_get_max_threads()}
     run = artifacts.reuse(CHAPTER, STEP, config=recipe)
@@ -132,6 +135,11 @@ def resolved(config: IndexAtScaleConfig) -> IndexAtScaleConfig:
         raise CourseError(f"size must be at least {FEWEST:,}, not {size}: fewer are too few to train IVF on.")
     kinds = tuple(kind for kind in KINDS if kind == FLAT or kind in config.kinds)
     return replace(config, profile=profile, size=size, kinds=kinds)
+
+
+def load_vectors(config: IndexAtScaleConfig) -> ShopVectors:
+    """The vectors that a `resolved` config asks for."""
+    return shop_vectors(config.size, 2 * config.batches * config.batch, config.encoder, config.seed, config.queries)
 
 
 def measured(config: IndexAtScaleConfig, vectors: ShopVectors) -> pd.DataFrame:
@@ -257,11 +265,14 @@ def command(config: IndexAtScaleConfig) -> str:
 
 
 def save_points(points: pd.DataFrame, csv: Path) -> None:
-    """Put the points into a CSV, in place of older ones of the same size and encoder."""
+    """Put the points into a CSV, in place of older ones of the same size, encoder and queries."""
     if csv.is_file():
         old = pd.read_csv(csv, keep_default_na=False)
-        same = old["size"].isin(points["size"]) & old["encoder"].isin(points["encoder"])
-        points = pd.concat([old[~same], points]).sort_values(["encoder", "size"], kind="stable")
+        if not set(OF_ONE_CSV) <= set(old):
+            raise CourseError(f"{csv.name}: not a file of measured indices; remove it, or name another with --csv.")
+        same = pd.MultiIndex.from_frame(old[list(OF_ONE_CSV)]).isin(pd.MultiIndex.from_frame(points[list(OF_ONE_CSV)]))
+        points = pd.concat([old[~same], points])
+        points = points.sort_values(list(OF_ONE_CSV), ascending=[True, False, True], kind="stable")
     with atomic_write(csv) as temporary:
         points.to_csv(temporary, index=False, float_format="%.6g")
 

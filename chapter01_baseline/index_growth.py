@@ -8,23 +8,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from chapter01_baseline.index_at_scale import IndexAtScaleConfig, measured, resolved
+from chapter01_baseline.index_at_scale import IndexAtScaleConfig, choose, load_vectors, measured, resolved
 from chapter01_baseline.index_kinds import FLAT, HNSW, HNSW_SQ8, KINDS
-from chapter01_baseline.stand_in import STAND_IN, shop_vectors
+from chapter01_baseline.stand_in import PRODUCTS, SHOPPERS, STAND_IN
 from common.errors import CourseError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = ("#444444", "#33658a", "#2a9d8f", "#e76f51", "#9b5de5")
-COLUMNS = ("size", "kind", "effort", "k", "batch", "target", "threads", "recall", "queries_per_second", "times_flat")
+COLUMNS = (
+    "size",
+    "queries",
+    "kind",
+    "effort",
+    "k",
+    "batch",
+    "target",
+    "threads",
+    "recall",
+    "queries_per_second",
+    "times_flat",
+)
 COLUMNS += ("resident_mb", "file_mb", "build_seconds", "chosen", "reached", "command", "commit", "hardware")
 GROWING = {
     "seconds_per_query": "processor seconds a query",
@@ -47,16 +59,17 @@ def read_points(csv: Path) -> pd.DataFrame:
 
 
 def summary(points: pd.DataFrame) -> pd.DataFrame:
-    """A row for every size and kind: the setting that the tuning queries chose, and what the reporting queries say of
-    it.
+    """A row for every kind of queries, size and index: the setting that the tuning queries chose, and what the
+    reporting queries say of it.
 
     Memory is what a process that reads the index grows by; the file is what it takes on the disk. An index that no
     setting brings to the target stands with its best recall and `reached` False.
     """
     parts = [part[part["chosen"]] for _, part in _kinds(points)]
-    chosen = pd.concat(parts).sort_values("size", kind="stable")
+    chosen = pd.concat(parts).sort_values(["queries", "size"], ascending=[False, True], kind="stable")
     return pd.DataFrame(
         {
+            "queries": chosen["queries"],
             "products": chosen["size"],
             "index": chosen["kind"],
             "setting": chosen["effort"],
@@ -85,17 +98,21 @@ def headline(points: pd.DataFrame) -> dict[str, float]:
 
 
 def benchmark(size: int | None = None, **settings: Any) -> list[dict[str, Any]]:
-    """HNSW32-SQ8 beside Flat, measured anew (indices that were built before are read), as a row of the benchmarks.
+    """HNSW32-SQ8 beside Flat, measured anew (indices that were built before are read), as rows of the benchmarks: for
+    shoppers' queries, and for products.
 
     size: products, by default the profile's. settings: other fields of `IndexAtScaleConfig`.
     """
-    config = resolved(IndexAtScaleConfig(size=size, kinds=(FLAT, HNSW, HNSW_SQ8), **settings))
-    vectors = shop_vectors(config.size, 2 * config.batches * config.batch, config.encoder, config.seed)
-    points = measured(config, vectors)
+    asked = IndexAtScaleConfig(size=size, kinds=(FLAT, HNSW, HNSW_SQ8), **settings)
+    return [_benchmark(resolved(replace(asked, queries=queries))) for queries in (SHOPPERS, PRODUCTS)]
+
+
+def _benchmark(config: IndexAtScaleConfig) -> dict[str, Any]:
+    points = measured(config, load_vectors(config))
     found, chosen = headline(points), points[points["chosen"]].set_index("kind")
     made, threads = "stand-in" if config.encoder == STAND_IN else config.encoder, chosen["threads"][FLAT]
-    row = {
-        "name": f"index-at-scale, {config.size:,} products",
+    return {
+        "name": f"index-at-scale, {config.size:,} products, asked by {config.queries}",
         "ours": f"HNSW32-SQ8, {chosen['effort'][HNSW_SQ8]}",
         "peer": "faiss.IndexFlatIP",
         "unit": "queries/s",
@@ -106,7 +123,17 @@ def benchmark(size: int | None = None, **settings: Any) -> list[dict[str, Any]]:
         "memory_share": round(found["memory_share"], 3),
         "note": f"{made} vectors, batches of {config.batch:,}, {threads} threads; memory as a share of HNSW32's",
     }
-    return [row]
+
+
+def by_target(points: pd.DataFrame, targets: Sequence[float]) -> pd.DataFrame:
+    """How many times as fast as Flat each kind is, over one size, for each target: the setting that the tuning queries
+    choose for it, measured on the reporting ones; NaN where no setting surely reaches it."""
+    columns = {}
+    for target in targets:
+        rows = choose(points, target)
+        rows = rows[rows["chosen"] & rows["reached"]].set_index("kind")
+        columns[f"recall {target}"] = rows["times_flat"].reindex([kind for kind, _ in _kinds(points)])
+    return pd.DataFrame(columns)
 
 
 def draw_frontier(axes: Axes, points: pd.DataFrame) -> None:
@@ -187,9 +214,10 @@ def on_paper(
     The products are cut into `shards`, as few as memory and `shard_at_most` allow; every query asks every shard. What a
     query and a build take in one shard grows from the largest measured size by the power fitted to all sizes
     (`exponent`). `machines`: as many as hold all shards once, or as the queries need, whichever is more; each is filled
-    with shards. `latency_ms`: of one thread in one shard, without waiting. `build_hours`: of these machines together;
-    `embed_days`: of one. `vectors_tb`: on the disk, 10^12 bytes. Not in it: network and merging, spare machines, what
-    changes while it is used, and whether the recall holds. Raises CourseError for fewer than two sizes of a kind.
+    with shards. `latency_ms`: of one thread in one shard, without waiting. `build_hours`: of these machines together,
+    each shard built by one of them; `embed_days`: of one. `vectors_tb`: on the disk, 10^12 bytes. Not in it: network
+    and merging, spare machines, what changes while it is used, and whether the recall holds. Raises CourseError for
+    fewer than two sizes of a kind.
     """
     assumptions = assumptions or Assumptions()
     rows = []
@@ -216,7 +244,7 @@ def _on_paper(kind: str, part: pd.DataFrame, products: int, given: Assumptions) 
         "shards": shards,
         "machines": machines,
         "latency_ms": seconds * 1_000,
-        "build_hours": build * shards / (machines * power) / 3_600,
+        "build_hours": build * shards / (min(machines, shards) * power) / 3_600,
         "embed_days": products / given.embedded_per_second / 86_400,
         "vectors_tb": products * given.dimension * 4 / 1e12,
     }

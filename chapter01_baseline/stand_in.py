@@ -1,4 +1,4 @@
-"""Vectors by the million: the products of a text-only pocket shop and shoppers' queries, embedded in minutes.
+"""Vectors by the million: the products of a text-only pocket shop and what is searched there, embedded in minutes.
 
 MiniLM takes half an hour for a million products where the processor knows bfloat16, and hours elsewhere. What stands in
 for it is the mean of its pretrained *token* embeddings, each weighted by its inverse document frequency, after Arora et
@@ -28,11 +28,13 @@ from common.encoders import MINILM_SHA256, load_text_encoder, packaged_minilm
 from common.pocket_shop.facts import draw_facts
 from common.pocket_shop.queries import KINDS, draw_queries
 from common.pocket_shop.shop import VERSION
+from common.pocket_shop.text import write_products
 from common.progress import progress
 from common.settings import artifacts_root
 
 STAND_IN = "stand-in"
-FORMAT = 1
+FORMAT = 2
+SHOPPERS, PRODUCTS = "shoppers", "products"  # whose texts are searched for
 CHUNK = 50_000  # products embedded at once: 77 MB of vectors; the first chunk gives the stand-in its weights
 QUERY_SHOP, QUERIES_PER_KIND = 4_500, 160  # the shop over which queries are drawn, and how many of them it has
 TOKEN_MATRIX = "embeddings.word_embeddings.weight"
@@ -98,18 +100,18 @@ class ShopVectors:
     folder: Path
 
 
-def shop_vectors(size: int, queries: int, encoder: str = STAND_IN, seed: int = 0) -> ShopVectors:
-    """The vectors of a pocket shop of `size` products, made once and then read, and of `queries` queries.
+def shop_vectors(size: int, count: int, encoder: str = STAND_IN, seed: int = 0, queries: str = SHOPPERS) -> ShopVectors:
+    """The vectors of a pocket shop of `size` products, made once and then read, and of `count` queries.
 
     encoder: "stand-in" (`TokenMean`), or a model as in `common.encoders.load_text_encoder`. seed: of the queries.
-    Raises CourseError for a size below 400.
+    queries: "shoppers" (`shop_queries`) or "products" (`other_products`). Raises CourseError for a size below 400.
     """
     model = None if encoder == STAND_IN else load_text_encoder(encoder, cache=artifacts_root() / "embeddings")
     recipe = {
         "format": FORMAT,
         "shop": VERSION,
         "size": size,
-        "queries": queries,
+        "queries": count,
         "seed": seed,
         "encoder": model.encoder_id if model else f"{STAND_IN} of {MINILM_SHA256}",
     }
@@ -118,12 +120,15 @@ def shop_vectors(size: int, queries: int, encoder: str = STAND_IN, seed: int = 0
     if not (folder / "vectors").is_dir():
         with atomic_folder(folder / "vectors") as staging:
             encode = (lambda texts: model.encode(texts, desc="embedding").vectors) if model else None
-            _write_vectors(staging, size, shop_queries(queries, seed), encode)
+            asked = {SHOPPERS: shop_queries(count, seed), PRODUCTS: other_products(count, seed)}
+            _write_vectors(staging, size, asked, encode)
     products = np.load(folder / "vectors" / "products.npy", mmap_mode="r", allow_pickle=False)
-    return ShopVectors(products, np.load(folder / "vectors" / "queries.npy", allow_pickle=False), digest, folder)
+    return ShopVectors(
+        products, np.load(folder / "vectors" / f"queries-{queries}.npy", allow_pickle=False), digest, folder
+    )
 
 
-def _write_vectors(folder: Path, size: int, queries: list[str], encode: Encode | None) -> None:
+def _write_vectors(folder: Path, size: int, asked: dict[str, list[str]], encode: Encode | None) -> None:
     """Embed chunk by chunk: neither the texts nor the vectors of all products are ever in memory."""
     products = load_catalogue("pocket_shop", size=size, photos=False, queries_per_kind=0).products
     file = None
@@ -136,7 +141,8 @@ def _write_vectors(folder: Path, size: int, queries: list[str], encode: Encode |
             file = np.lib.format.open_memmap(folder / "products.npy", mode="w+", dtype=np.float32, shape=shape)
         file[start : start + len(vectors)] = vectors
     file.flush()
-    np.save(folder / "queries.npy", encode(queries), allow_pickle=False)
+    for name, queries in asked.items():
+        np.save(folder / f"queries-{name}.npy", encode(queries), allow_pickle=False)
 
 
 def shop_queries(count: int, seed: int = 0) -> list[str]:
@@ -145,11 +151,26 @@ def shop_queries(count: int, seed: int = 0) -> list[str]:
     They are drawn over small shops of other seeds than the indexed one: shoppers ask for what a shop may have, and a
     query asks for nothing that only the indexed products could tell.
     """
-    found: dict[str, None] = {}
     per_kind = min(QUERIES_PER_KIND, math.ceil(count / len(KINDS)))
+
+    def drawn(shop: int) -> Sequence[str]:
+        return draw_queries(draw_facts(QUERY_SHOP, seed=shop), per_kind, seed=shop)[0]["query"]
+
+    return _different(drawn, count, seed)
+
+
+def other_products(count: int, seed: int = 0) -> list[str]:
+    """The texts of `count` different products of such other shops, in random order: what "similar products" is asked
+    with."""
+    return _different(
+        lambda shop: product_text(write_products(draw_facts(QUERY_SHOP, seed=shop), seed=shop)), count, seed
+    )
+
+
+def _different(drawn: Callable[[int], Sequence[str]], count: int, seed: int) -> list[str]:
+    """`count` different ones of the texts that are `drawn` of one shop after the other, in random order."""
+    found: dict[str, None] = {}
     shops = iter(range(1_000_000 * (seed + 1), 1_000_000 * (seed + 2)))
     while len(found) < count:
-        shop = next(shops)
-        drawn, _ = draw_queries(draw_facts(QUERY_SHOP, seed=shop), per_kind, seed=shop)
-        found |= dict.fromkeys(drawn["query"])
+        found |= dict.fromkeys(drawn(next(shops)))
     return np.random.default_rng(seed).permutation(list(found))[:count].tolist()

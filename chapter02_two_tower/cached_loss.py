@@ -42,7 +42,8 @@ def cached_backward(
 
     processes: of several, all must have the same weights and call this with the same parts. Each embeds its share of
     the chunks, all see all vectors, and each ends with the gradient of the whole batch: what one process alone would
-    have, without dropout (the processes draw their own).
+    have, without dropout (the processes draw their own). A weight of the loss alone, such as a temperature, is not
+    averaged.
     """
     chunks = [
         (part, positions)

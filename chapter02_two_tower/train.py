@@ -163,12 +163,13 @@ class Training:
         state = read_state(folder / "last") or {"step": 0, "epoch": 0, "best": None, "stale": 0, **before}
         if state["step"]:
             restore_checkpoint(folder / "last", model, optimizer)
+        self.processes.wait()  # or the main process, with nothing left to train, would remove what another still reads
         tracker = open_tracker(
             self.config.track if self.is_main else None, project="product-search-course", config=asdict(self.config)
         )
         log = TrainingLog(self._write_to("log.jsonl"), keep=state["lines"], tracker=tracker, watched=model)
         total = stage.epochs * batches.steps
-        bar = progress(total=total, initial=state["step"], desc=stage.name, unit="batch")
+        bar = progress(total=total, initial=state["step"], desc=stage.name, unit="batch", shown=self.is_main)
         for epoch in range(state["epoch"], stage.epochs):
             if state["stale"] >= self.config.patience:
                 break
@@ -239,7 +240,10 @@ class Training:
         half = self.placement.precision == "bfloat16"
         with torch.autocast(self.placement.device, torch.bfloat16, enabled=half):
             if self.config.cached or self.processes.count > 1:
-                return float(cached_backward(parts, loss_of, processes=self.processes))
+                loss = cached_backward(parts, loss_of, processes=self.processes)
+                if model.architecture.learn_temperature:  # whole in every process, but for rounding
+                    self.processes.average_gradients([model.log_temperature])
+                return float(loss)
             loss = loss_of([tower(tokens) for tower, tokens in parts])
         loss.backward()
         return float(loss.detach())

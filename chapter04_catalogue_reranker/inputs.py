@@ -113,6 +113,8 @@ class Inputs:
     ) -> Tensor:
         """What `make` gives for `count` rows, on the CPU: each process calls it for its share."""
         own = make(np.arange(count)[self.processes.share(count)], desc if self.processes.is_main else None)
+        if self.processes.count == 1:
+            return torch.as_tensor(own)
         return self.processes.gather(torch.as_tensor(own).to(self.model.device), count).cpu()
 
     def _text_features(self, rows: np.ndarray, desc: str | None = None) -> np.ndarray:

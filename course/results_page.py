@@ -298,11 +298,12 @@ def _growth(path: Path) -> Iterator[str]:
     yield "## Indices as they grow"
     yield (
         f"Over generated products, with vectors that stand in for an encoder's: recall of the {first['k']} exact "
-        f"neighbours of shoppers' queries, and queries a second of {first['threads']} threads, {first['batch']:,} at "
-        f"once. Of each index the fastest setting that surely reaches {first['target']} on other queries. All "
-        f"settings: [{path.name}]({path.name}). [The story](../chapter01_baseline/06_past_one_machine.ipynb)."
+        'neighbours of what shoppers write, and of products of other shops ("similar products"); queries a second of '
+        f"{first['threads']} threads, {first['batch']:,} at once. Of each index the fastest setting that surely "
+        f"reaches {first['target']} on other queries. All settings: [{path.name}]({path.name}). [The "
+        "story](../chapter01_baseline/06_past_one_machine.ipynb)."
     )
-    lines = [[*table], ["---" if name in ("index", "setting") else "---:" for name in table]]
+    lines = [[*table], ["---" if name in ("queries", "index", "setting") else "---:" for name in table]]
     lines += [[cell if isinstance(cell, str) else bench.figure(cell) for cell in row] for row in table.to_numpy()]
     yield "\n".join(f"| {' | '.join(map(_plain, cells))} |" for cells in lines)
     yield "\n".join(_provenance(points))

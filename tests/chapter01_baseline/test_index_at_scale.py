@@ -25,7 +25,7 @@ from chapter01_baseline.index_at_scale import (
 )
 from chapter01_baseline.index_growth import Assumptions, frontier, growth, headline, on_paper, read_points, summary
 from chapter01_baseline.index_kinds import FLAT, HNSW, HNSW_SQ8, KINDS, filled_index, search_parameters
-from chapter01_baseline.stand_in import ShopVectors, TokenMean, shop_queries, shop_vectors
+from chapter01_baseline.stand_in import ShopVectors, TokenMean, other_products, shop_queries, shop_vectors
 from common.errors import CourseError
 
 DIMENSION = 32
@@ -174,13 +174,12 @@ def small(artifacts_root, monkeypatch):
     """A config of seconds: toy vectors in place of the shop's, and few efforts."""
     products, queries = clustered(1_200, 3, distinct=1_000), clustered(64, 4)
 
-    def toy_vectors(size, count, encoder, seed):
+    def toy_vectors(size, count, encoder, seed, asked="shoppers"):
         assert (size, count, encoder, seed) == (1_200, 64, "stand-in", 0)
         return ShopVectors(products, queries, "toy", artifacts_root / "index_at_scale" / "toy")
 
     kinds = {name: replace(kind, efforts=kind.efforts[:3]) for name, kind in KINDS.items()}
-    for module in (index_at_scale, index_growth):
-        monkeypatch.setattr(module, "shop_vectors", toy_vectors)
+    monkeypatch.setattr(index_at_scale, "shop_vectors", toy_vectors)
     monkeypatch.setattr(index_at_scale, "KINDS", kinds)
     monkeypatch.setattr(index_at_scale, "resident_bytes", lambda file: file.stat().st_size)
     return IndexAtScaleConfig(size=1_200, batch=16, rounds=2, ef_construction=40, target=0.5)
@@ -228,11 +227,15 @@ def test_points_say_what_was_chosen_and_what_it_took(small, tmp_path):
         "python -m chapter01_baseline.index_at_scale --size 1200 --batch 16 --target 0.5 --ef-construction 40"
     }
     index_at_scale.save_points(made.assign(size=500), csv)
+    index_at_scale.save_points(made.assign(queries="products"), csv)
     index_at_scale.save_points(made.assign(recall=0.25), csv)
     kept = read_points(csv)
-    assert kept["size"].tolist() == [500] * len(points) + [1_200] * len(points)
-    assert (kept.loc[kept["size"] == 1_200, "recall"] == 0.25).all()
-    assert summary(kept)["setting"].iloc[0] == "" and summary(kept)["products"].tolist() == [500] * 5 + [1_200] * 5
+    parts = [("shoppers", 500), ("shoppers", 1_200), ("products", 1_200)]
+    assert list(zip(kept["queries"], kept["size"], strict=True)) == [part for part in parts for _ in range(len(points))]
+    replaced = (kept["queries"] == "shoppers") & (kept["size"] == 1_200)
+    assert (kept.loc[replaced, "recall"] == 0.25).all() and (kept.loc[~replaced, "recall"] > 0.25).any()
+    table = summary(kept)
+    assert table["setting"].iloc[0] == "" and table["products"].tolist() == [500] * 5 + [1_200] * 10
     with pytest.raises(CourseError, match=r"python -m chapter01_baseline\.index_at_scale"):
         read_points(tmp_path / "absent.csv")
     kept.drop(columns="threads").to_csv(csv, index=False)
@@ -257,9 +260,11 @@ def test_flat_is_read_once_with_hnsw_and_answers_the_same(small):
 def test_the_benchmark_has_the_fields_of_a_row(small):
     from course.bench import FIELDS
 
-    (row,) = index_growth.benchmark(size=1_200, batch=16, rounds=2, ef_construction=40, target=0.5)
-    assert set(FIELDS) < set(row) and row["peer"] == "faiss.IndexFlatIP"
-    assert row["memory_share"] < 1 and json.dumps(row)
+    rows = index_growth.benchmark(size=1_200, batch=16, rounds=2, ef_construction=40, target=0.5)
+    assert [row["name"].rsplit(" ", 1)[1] for row in rows] == ["shoppers", "products"]
+    for row in rows:
+        assert row["name"].startswith("index-at-scale, ") and set(FIELDS) < set(row)
+        assert row["peer"] == "faiss.IndexFlatIP" and row["memory_share"] < 1 and json.dumps(row)
 
 
 def test_what_cannot_be_measured_is_said():
@@ -302,6 +307,13 @@ def test_queries_are_different_shoppers_queries_of_every_kind():
     assert all(2 <= len(query) <= 80 for query in queries)
 
 
+def test_products_of_other_shops_are_different_and_of_no_indexed_product():
+    texts = other_products(40)
+    assert len(set(texts)) == len(texts) == 40 and texts == other_products(40) != other_products(40, seed=1)
+    shop = stand_in.load_catalogue("pocket_shop", size=400, photos=False, queries_per_kind=0).products
+    assert set(texts).isdisjoint(stand_in.product_text(shop))
+
+
 def test_vectors_are_made_once_chunk_by_chunk_and_know_their_recipe(artifacts_root, monkeypatch):
     encoded = []
 
@@ -316,12 +328,15 @@ def test_vectors_are_made_once_chunk_by_chunk_and_know_their_recipe(artifacts_ro
     monkeypatch.setattr(stand_in, "load_text_encoder", lambda name, cache: Encoder())
     monkeypatch.setattr(stand_in, "CHUNK", 150)
     made = shop_vectors(400, 16, "toy")
-    assert encoded == [150, 150, 100, 16] and made.products.shape == (400, 3) and made.queries.shape == (16, 3)
+    assert encoded == [150, 150, 100, 16, 16] and made.products.shape == (400, 3) and made.queries.shape == (16, 3)
     texts = stand_in.product_text(
         stand_in.load_catalogue("pocket_shop", size=400, photos=False, queries_per_kind=0).products
     )
     assert made.products[:, 0].tolist() == [len(text) for text in texts]
     assert made.queries[:, 0].tolist() == [len(query) for query in shop_queries(16)]
+    similar = shop_vectors(400, 16, "toy", queries="products")
+    assert similar.queries[:, 0].tolist() == [len(text) for text in other_products(16)]
+    assert similar.folder == made.folder, "both are asked of the same indices"
     monkeypatch.setattr(stand_in, "load_catalogue", None)
     again = shop_vectors(400, 16, "toy")
     np.testing.assert_array_equal(again.products, made.products)
@@ -369,6 +384,15 @@ def grown(kind=FLAT, power=1.0):
     )
 
 
+def test_each_target_has_the_setting_of_the_tuning_queries_or_none():
+    rows = [(FLAT, "", 1.0, 0.0, 10.0, 1.0), (HNSW, "a", 0.92, 0.0, 90.0, 0.85), (HNSW, "b", 0.97, 0.0, 30.0, 0.96)]
+    points = points_of(rows).assign(times_flat=[1.0, 9.0, 3.0])
+    table = index_growth.by_target(points, (0.9, 0.95, 0.99))
+    assert table.loc[FLAT].tolist() == [1.0, 1.0, 1.0]
+    # At 0.9 the reporting queries would have chosen the slower setting; at 0.99 there is none.
+    assert table.loc[HNSW].tolist()[:2] == [9.0, 3.0] and np.isnan(table.loc[HNSW].iloc[2])
+
+
 def test_growth_is_a_power_and_is_carried_on_as_one():
     points = pd.concat([grown(FLAT), grown(HNSW, power=0.25)])
     table = growth(points)
@@ -382,6 +406,8 @@ def test_growth_is_a_power_and_is_carried_on_as_one():
     assert paper["latency_ms"][HNSW] == pytest.approx(1e-3 * 25e6**0.25) and paper["machines"][HNSW] == 2
     # 25,000 seconds of two threads a shard, four of them, on two machines of 5: 20,000 seconds.
     assert paper["build_hours"][HNSW] == pytest.approx(20_000 / 3_600)
+    # Flat's 2,000 machines are there for the queries: four of them build a shard each.
+    assert paper["build_hours"][FLAT] == pytest.approx(10_000 / 3_600)
     assert paper["vectors_tb"][FLAT] == pytest.approx(0.1536) and paper["embed_days"][FLAT] == pytest.approx(
         5.787, abs=1e-3
     )
