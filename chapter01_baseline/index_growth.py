@@ -24,20 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = ("#444444", "#33658a", "#2a9d8f", "#e76f51", "#9b5de5")
-COLUMNS = (
-    "size",
-    "queries",
-    "kind",
-    "effort",
-    "k",
-    "batch",
-    "target",
-    "threads",
-    "recall",
-    "queries_per_second",
-    "times_flat",
-)
-COLUMNS += ("resident_mb", "file_mb", "build_seconds", "chosen", "reached", "command", "commit", "hardware")
+COLUMNS = ("size", "queries", "kind", "effort", "k", "batch", "target", "threads", "recall", "queries_per_second")
+COLUMNS += ("times_flat", "resident_mb", "file_mb", "build_seconds", "chosen", "reached", "command", "commit")
+COLUMNS += ("hardware",)
 GROWING = {
     "seconds_per_query": "processor seconds a query",
     "resident_mb": "memory, MB",
