@@ -11,8 +11,7 @@ The conventions, the same in every chapter:
 - The ideal DCG is built from all judged products of the query and MAP divides by all its relevant products, retrieved
   or not.
 - A query without a hit scores 0 and is counted. A query without any relevant product scores 0 in R@k, P@k, MRR and MAP,
-  as in trec_eval: it lowers all systems alike. `answerable_queries` leaves such queries out, if that is what you want;
-  say so beside the figure.
+  as in trec_eval: it lowers all systems alike.
 - A query without a single judgement is an error: nothing is known about it, and 0 would be an invention.
 
 Interval and test of a figure: `common.statistics`, whose functions can be imported from here too.
@@ -39,7 +38,6 @@ __all__ = [
     "METRICS",
     "RELEVANT_GRADE",
     "Comparison",
-    "answerable_queries",
     "check_one_split",
     "compare",
     "evaluate",
@@ -163,13 +161,6 @@ def query_id_list(query_ids: Sequence[str] | pd.DataFrame) -> list[str]:
         check_one_split(query_ids)
         query_ids = query_ids["query_id"]
     return list(query_ids)
-
-
-def answerable_queries(query_ids: Sequence[str], judgements: pd.DataFrame) -> list[str]:
-    """Those of the queries, in the order given, that have at least one relevant product (grade 2 or 3)."""
-    _check_columns(judgements)
-    relevant = set(judgements.loc[judgements["grade"] >= RELEVANT_GRADE, "query_id"])
-    return [query_id for query_id in query_ids if query_id in relevant]
 
 
 def _distinct(row: list[str], depth: int | None) -> list[str]:

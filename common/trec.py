@@ -2,13 +2,19 @@
 
 A run has the lines `query_id Q0 product_id rank score tag`, judgements (qrels) the lines `query_id 0 product_id
 grade`, separated by blanks.
+
+An id may have white space in it (a picture named "red mug.jpg"), which these lines cannot hold: it is written
+percent-encoded, and so is the percent sign ("red%20mug.jpg", "100%25"), nothing else. Reading decodes: every id comes
+back as it was. Ids without either stand in the file as they are.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pandas as pd
@@ -29,7 +35,8 @@ def write_trec_run(path: str | Path, hits: Hits, query_ids: Sequence[str], *, ta
     the one before it is lowered by the least step float32 has, so that all of them read the same order; other scores
     stand as they are.
 
-    Raises CourseError for ids with blanks, which the format cannot hold, and if hits and query_ids differ in length.
+    Raises CourseError for an empty id, for a tag that is empty or has a blank in it, and if hits and query_ids differ
+    in length.
     """
     if len(query_ids) != len(hits.ids):
         raise CourseError(f"{Path(path).name}: {len(hits.ids)} rows of hits for {len(query_ids)} query ids.")
@@ -42,7 +49,7 @@ def write_trec_run(path: str | Path, hits: Hits, query_ids: Sequence[str], *, ta
         for rank, product_id in enumerate(ranking, start=1):
             above = min(np.float32(best[product_id]), np.nextafter(above, np.float32(-np.inf)))
             # Nine significant digits give every float32 back exactly.
-            lines.append((query_id, "Q0", product_id, rank, f"{above:.9g}", tag))
+            lines.append((_encoded(query_id), "Q0", _encoded(product_id), rank, f"{above:.9g}", tag))
     _write(path, lines)
 
 
@@ -51,13 +58,14 @@ def read_trec_run(path: str | Path, query_ids: Sequence[str]) -> Hits:
     a row of padding.
 
     As in trec_eval the score column decides the order, not the rank column. Queries of the file that are not in
-    `query_ids` are left out. Raises CourseError, naming the line, if a line has not six fields or its score is not a
-    number, and if no query of the file is wanted.
+    `query_ids` are left out. Raises CourseError, naming the line, if a line has not six fields, its score is not a
+    number or an id cannot be decoded, and if no query of the file is wanted.
     """
     found: dict[str, tuple[list[str], list[float]]] = {query_id: ([], []) for query_id in query_ids}
-    for number, (query_id, _, product_id, _, score, _) in _read(path, fields=6):
+    for number, (query, _, product, _, score, _) in _read(path, fields=6):
+        query_id = _decoded(query, path, number)
         if query_id in found:
-            found[query_id][0].append(product_id)
+            found[query_id][0].append(_decoded(product, path, number))
             found[query_id][1].append(_number(score, path, number))
     depth = max((len(ids) for ids, _ in found.values()), default=0)
     if not depth:
@@ -68,20 +76,20 @@ def read_trec_run(path: str | Path, query_ids: Sequence[str]) -> Hits:
 
 
 def write_trec_qrels(path: str | Path, judgements: pd.DataFrame) -> None:
-    """Write judgements (`query_id`, `product_id`, `grade`) as TREC qrels. Raises CourseError for ids with blanks."""
+    """Write judgements (`query_id`, `product_id`, `grade`) as TREC qrels. Raises CourseError for an empty id."""
     rows = zip(judgements["query_id"], judgements["product_id"], judgements["grade"], strict=True)
-    _write(path, [(query_id, "0", product_id, int(grade)) for query_id, product_id, grade in rows])
+    _write(path, [(_encoded(query_id), "0", _encoded(product_id), int(grade)) for query_id, product_id, grade in rows])
 
 
 def read_trec_qrels(path: str | Path) -> pd.DataFrame:
     """Read TREC qrels: `query_id`, `product_id`, `grade`. Raises CourseError, naming the line, if one has not four
-    fields or no whole grade."""
+    fields, no whole grade, or an id that cannot be decoded."""
     rows = []
-    for number, (query_id, _, product_id, grade) in _read(path, fields=4):
+    for number, (query, _, product, grade) in _read(path, fields=4):
         value = _number(grade, path, number)
         if value != int(value):
             raise CourseError(f"{path}, line {number}: the grade {grade!r} is not a whole number.")
-        rows.append((query_id, product_id, int(value)))
+        rows.append((_decoded(query, path, number), _decoded(product, path, number), int(value)))
     return pd.DataFrame(rows, columns=["query_id", "product_id", "grade"]).astype(
         {"query_id": "str", "product_id": "str", "grade": "int64"}
     )
@@ -91,7 +99,8 @@ def _write(path: str | Path, lines: list[tuple]) -> None:
     for line in lines:
         if any(len(str(field).split()) != 1 for field in line):
             raise CourseError(
-                f"{Path(path).name}: an id is empty or has a blank in it, which a TREC file cannot hold: {line[:3]}."
+                f"{Path(path).name}: an id is empty, or the tag is empty or has a blank in it, which a TREC file "
+                f"cannot hold; give it a name: {line}."
             )
     with atomic_write(path) as temporary:
         temporary.write_text("".join(" ".join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
@@ -109,6 +118,21 @@ def _read(path: str | Path, fields: int) -> list[tuple[int, list[str]]]:
         if len(line) != fields:
             raise CourseError(f"{path}, line {number}: {len(line)} fields instead of {fields}.")
     return lines
+
+
+def _encoded(name: str) -> str:
+    """An id without white space: what `str.split` would cut at, and the percent sign itself, as %XX of UTF-8."""
+    return re.sub(r"[\s%]", lambda found: quote(found[0], safe=""), str(name))
+
+
+def _decoded(field: str, path: str | Path, line: int) -> str:
+    """The id of a field; a percent sign that begins no code, in a file of another tool, stays one."""
+    try:
+        return unquote(field, errors="strict")
+    except UnicodeDecodeError as error:
+        raise CourseError(
+            f"{path}, line {line}: the id {field!r} has a %-code that is not UTF-8; write a percent sign as %25."
+        ) from error
 
 
 def _number(text: str, path: str | Path, line: int) -> float:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.benchmarks import evaluation as benchmark
 from common.errors import CourseError
-from common.evaluation import GAINS, METRICS, answerable_queries, check_one_split, evaluate, rankings
+from common.evaluation import GAINS, METRICS, check_one_split, evaluate, rankings
 from common.search import Hits
 
 PRODUCTS = [f"p{i}" for i in range(12)]
@@ -212,12 +212,11 @@ def test_a_run_without_any_hit_scores_zero():
     )
 
 
-def test_a_query_without_relevant_products_scores_zero_and_can_be_left_out():
+def test_a_query_without_relevant_products_scores_zero():
     judgements = make_judgements({"none": {"p0": 1, "p1": 0}, "some": {"p0": 2}})
     got = evaluate(ranked_hits(["p0"], ["p0"]), ["none", "some"], judgements)
     assert got.loc["none", ["R@1", "P@10", "MRR", "MAP"]].eq(0).all()
     assert got.loc["none", ["nDCG@10", "Judged@10"]].eq(1).all(), "grade 1 has a gain, and the hit is judged"
-    assert answerable_queries(["some", "none"], judgements) == ["some"]
 
 
 def test_esci_gains_are_not_swapped():

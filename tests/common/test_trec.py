@@ -15,7 +15,12 @@ from common.evaluation import evaluate, rankings
 from common.search import Hits, hits_from_rows
 from common.trec import read_trec_qrels, read_trec_run, write_trec_qrels, write_trec_run
 
-IDS = st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=1, max_size=5)
+# White space of every kind, percent signs and what looks like a code among all other letters.
+IDS = st.one_of(
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=5),
+    st.text(" \t\n\r\x0b\x1c\x85\xa0\u2028%20aAé", min_size=1, max_size=5),
+    st.sampled_from(["AB 12", "100%", "%20", "%2520", "red mug.jpg", " "]),
+)
 SCORES = st.one_of(st.integers(0, 2).map(float), st.floats(-1e6, 1e6, width=32))
 ROWS = st.lists(st.dictionaries(IDS, SCORES, max_size=5), min_size=1, max_size=3)
 JUDGEMENTS = pd.DataFrame(
@@ -24,11 +29,11 @@ JUDGEMENTS = pd.DataFrame(
 
 
 @settings(max_examples=60, deadline=None)
-@given(ROWS)
-def test_a_run_comes_back_in_the_same_order(tmp_path_factory, rows):
+@given(ROWS, st.lists(IDS, min_size=3, max_size=3, unique=True))
+def test_a_run_comes_back_in_the_same_order(tmp_path_factory, rows, names):
     path = tmp_path_factory.getbasetemp() / "round-trip.run"
     hits = hits_from_rows([(list(row), list(row.values())) for row in rows], 5)
-    names = [f"q{i}" for i in range(len(rows))]
+    names = names[: len(rows)]
     write_trec_run(path, hits, names)
     if not any(rows):
         with pytest.raises(CourseError, match="no line"):
@@ -83,6 +88,30 @@ def test_judgements_come_back(tmp_path: Path):
     pd.testing.assert_frame_equal(read_trec_qrels(tmp_path / "qrels"), JUDGEMENTS)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(IDS, IDS, st.integers(0, 3)), max_size=6))
+def test_judgements_of_any_ids_come_back(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "round-trip.qrels"
+    judgements = pd.DataFrame(rows, columns=["query_id", "product_id", "grade"])
+    write_trec_qrels(path, judgements)
+    assert [*read_trec_qrels(path).itertuples(index=False, name=None)] == rows
+
+
+def test_white_space_and_percent_signs_are_encoded_and_nothing_else(tmp_path: Path):
+    ids = ["AB 12", "100%", "%20", "a+b/ü&c"]
+    write_trec_qrels(tmp_path / "qrels", pd.DataFrame({"query_id": "my query", "product_id": ids, "grade": 1}))
+    lines = (tmp_path / "qrels").read_text(encoding="utf-8").splitlines()
+    assert lines == [f"my%20query 0 {name} 1" for name in ("AB%2012", "100%25", "%2520", "a+b/ü&c")]
+    write_trec_run(tmp_path / "run", hits_from_rows([(["AB 12", "%20"], [2.0, 1.0])], 2), ["my query"])
+    assert (tmp_path / "run").read_text() == "my%20query Q0 AB%2012 1 2 course\nmy%20query Q0 %2520 2 1 course\n"
+    assert read_trec_run(tmp_path / "run", ["my query"]).ids.tolist() == [["AB 12", "%20"]]
+
+
+def test_a_percent_sign_of_another_tool_that_begins_no_code_stays(tmp_path: Path):
+    (tmp_path / "qrels").write_text("q 0 100% 1\nq 0 5%off 1\n")
+    assert read_trec_qrels(tmp_path / "qrels")["product_id"].tolist() == ["100%", "5%off"]
+
+
 def test_a_query_that_is_not_in_the_run_gets_a_row_of_padding_and_scores_zero(tmp_path: Path):
     (tmp_path / "run").write_text("q Q0 b 1 1.0 x\nq Q0 a 2 9.0 x\n\nother Q0 a 1 1.0 x\n")
     hits = read_trec_run(tmp_path / "run", ["r", "q"])
@@ -96,6 +125,7 @@ def test_a_query_that_is_not_in_the_run_gets_a_row_of_padding_and_scores_zero(tm
         ("q Q0 a 1 1.0\n", "line 1: 5 fields instead of 6"),
         ("q Q0 a 1 1.0 x\nq Q0 a 1 high x\n", "line 2: 'high' is not a finite number"),
         ("q Q0 a 1 nan x\n", "not a finite number"),
+        ("q Q0 a 1 1 x\nq Q0 50%ff 2 1 x\n", "line 2: the id '50%ff' has a %-code that is not UTF-8; write .* as %25"),
         ("z Q0 a 1 1.0 x\n", "no line for any of the 1 queries"),
         ("", "no line for any"),
     ],
@@ -116,13 +146,16 @@ def test_bad_files_are_refused(tmp_path: Path):
             read_trec_qrels(path)
 
 
-@pytest.mark.parametrize("bad", ["two words", "", "tab\there", "line\nbreak"])
-def test_ids_that_the_format_cannot_hold_are_refused_and_nothing_is_written(tmp_path: Path, bad):
-    hits = hits_from_rows([([bad], [1.0])], 1)
-    with pytest.raises(CourseError, match="empty or has a blank"):
-        write_trec_run(tmp_path / "run", hits, ["q"])
-    with pytest.raises(CourseError, match="empty or has a blank"):
-        write_trec_qrels(tmp_path / "run", JUDGEMENTS.assign(query_id=bad))
+def test_what_the_format_cannot_hold_is_refused_and_nothing_is_written(tmp_path: Path):
+    hits = hits_from_rows([(["a"], [1.0])], 1)
+    for empty, query_id in ((hits_from_rows([([""], [1.0])], 1), "q"), (hits, "")):
+        with pytest.raises(CourseError, match="an id is empty"):
+            write_trec_run(tmp_path / "run", empty, [query_id])
+    with pytest.raises(CourseError, match="an id is empty"):
+        write_trec_qrels(tmp_path / "run", JUDGEMENTS.assign(query_id=""))
+    for tag in ("two words", ""):
+        with pytest.raises(CourseError, match="the tag is empty or has a blank"):
+            write_trec_run(tmp_path / "run", hits, ["q"], tag=tag)
     with pytest.raises(CourseError, match="1 rows of hits for 2 query ids"):
         write_trec_run(tmp_path / "run", hits, ["q", "r"])
     assert not list(tmp_path.iterdir())
