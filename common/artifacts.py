@@ -193,8 +193,9 @@ class Artifacts:
     ) -> RunFolder | None:
         """Return the run in force when running the step again would only repeat it, else None.
 
-        That is: the same config, the same input runs, the same package versions, and no edit since in the code of
-        the chapter or of ``common``. Whatever decides the result, the seed too, therefore belongs in the config.
+        That is: the same config, the same input runs, the same package versions, and no edit since in the code that
+        the step can import (``code_digest``). Whatever decides the result, the seed too, therefore belongs in the
+        config.
         """
         found = self._find(chapter, step)
         if found is None:
@@ -243,9 +244,14 @@ def _own_seed(config: Any) -> int | None:
 
 @cache
 def code_digest(chapter: str) -> str:
-    """Digest of the Python files of the chapter and of ``common`` as they stand on disk when first asked."""
+    """Digest of the Python files that a step of the chapter can import, as they stand on disk when first asked.
+
+    They are those of ``common``, of the chapter and of every chapter before it: chapter 2 evaluates with chapter 1's
+    fusion, so an edit there changes what it finds. The chapters' order is that of their names.
+    """
     root = repository_root()
-    files = [path for package in ("common", chapter) for path in sorted((root / package).rglob("*.py"))]
+    chapters = sorted(path.name for path in root.glob("chapter*") if path.name <= chapter)
+    files = [path for package in ("common", *chapters) for path in sorted((root / package).rglob("*.py"))]
     return fingerprint({path.relative_to(root).as_posix(): path.read_bytes() for path in files})
 
 

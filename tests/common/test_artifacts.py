@@ -152,17 +152,57 @@ def test_reuse_only_what_would_come_out_the_same(shop, monkeypatch):
     assert shop.reuse(CHAPTER, "reindex", config=Config(), inputs={"data": data}) is None
 
 
-def testcode_digest_sees_an_edit(tmp_path, monkeypatch):
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> Path:
+    """A repository of `common`, two chapters and the course, with one module each."""
     monkeypatch.setattr(module, "repository_root", lambda: tmp_path)
-    (tmp_path / "common").mkdir()
-    (tmp_path / "chapter09").mkdir()
-    (tmp_path / "chapter09" / "model.py").write_text("a = 1")
+    for package in ("common", "chapter01_words", "chapter02_towers", "course"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "model.py").write_text("a = 1")
     module.code_digest.cache_clear()
-    before = module.code_digest("chapter09")
-    (tmp_path / "chapter09" / "model.py").write_text("a = 2")
+    yield tmp_path
     module.code_digest.cache_clear()
-    assert module.code_digest("chapter09") != before
-    module.code_digest.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("package", "digests_that_change"),
+    [
+        ("common", {"chapter01_words", "chapter02_towers"}),
+        ("chapter01_words", {"chapter01_words", "chapter02_towers"}),
+        ("chapter02_towers", {"chapter02_towers"}),
+        ("course", set()),
+    ],
+)
+def test_code_digest_sees_an_edit_of_what_a_chapter_can_import(repository, package, digests_that_change):
+    def digests() -> dict[str, str]:
+        module.code_digest.cache_clear()
+        return {name: module.code_digest(name) for name in ("chapter01_words", "chapter02_towers")}
+
+    before = digests()
+    (repository / package / "model.py").write_text("a = 2")
+    after = digests()
+    assert {name for name in before if before[name] != after[name]} == digests_that_change
+
+
+def test_a_step_runs_again_after_an_edit_in_an_earlier_chapter_and_not_after_one_in_a_later(repository, shop):
+    def is_reused(chapter: str) -> bool:
+        module.code_digest.cache_clear()
+        return shop.reuse(chapter, "evaluate", config={}) is not None
+
+    def edit(chapter: str) -> None:
+        (repository / chapter / "new.py").write_text("b = 1")
+
+    for chapter in ("chapter01_words", "chapter02_towers"):
+        with shop.new_run(chapter, "evaluate", config={}) as folder:
+            (folder / "out.txt").write_text("x")
+    assert is_reused("chapter01_words") and is_reused("chapter02_towers")
+    edit("chapter02_towers")
+    assert is_reused("chapter01_words") and not is_reused("chapter02_towers")
+    with shop.new_run("chapter02_towers", "evaluate", config={}) as folder:
+        (folder / "out.txt").write_text("x")
+    assert is_reused("chapter02_towers")
+    edit("chapter01_words")
+    assert not is_reused("chapter01_words") and not is_reused("chapter02_towers")
 
 
 def test_names_cannot_leave_the_root(shop):
