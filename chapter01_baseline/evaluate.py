@@ -25,7 +25,7 @@ from chapter01_baseline.systems import systems
 from common.artifacts import Artifacts, RunFolder
 from common.catalogue import Catalogue, load_catalogue
 from common.cli import run_step
-from common.errors import MissingArtifact
+from common.errors import CourseError, MissingArtifact
 from common.evaluation import METRICS, compare, evaluate, holm, summarise
 from common.progress import progress
 from common.search import Hits, Searcher
@@ -76,16 +76,21 @@ class EvaluateResult:
 
 
 def main(config: EvaluateConfig) -> EvaluateResult:
-    """Search with every system, score the hits, and save scoreboard, scores of each query, comparisons and runs."""
+    """Search with every system, score the hits, and save scoreboard, scores of each query, comparisons and runs.
+
+    Raises `MissingArtifact`, with the command to run, for what is not built yet, and `CourseError` if a cross-encoder
+    is borrowed for another split than val.
+    """
+    lender = _lender(config)
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
-    inputs = _inputs(artifacts)
+    inputs = _inputs(artifacts, lender)
     run = artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs)
     if run is None:
         with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
             queries = judged_queries(catalogue, config.split)
             if len(queries):
-                hits, seconds = _search(catalogue, artifacts, queries, config)
+                hits, seconds = _search(catalogue, artifacts, queries, config, lender)
                 per_query = score_all(hits, queries, catalogue, config.gains)
                 board = to_scoreboard(per_query, seconds, catalogue, config)
                 save_evaluation(folder, board, per_query, compare_claims(per_query, config.seed), hits)
@@ -190,24 +195,35 @@ def by_kind(per_query: Mapping[str, pd.DataFrame], queries: pd.DataFrame, metric
 
 
 def _search(
-    catalogue: Catalogue, artifacts: Artifacts, queries: pd.DataFrame, config: EvaluateConfig
+    catalogue: Catalogue, artifacts: Artifacts, queries: pd.DataFrame, config: EvaluateConfig, lender: Artifacts | None
 ) -> tuple[dict[str, Hits], dict[str, float]]:
     if config.split != "val":
         return search_all(systems(artifacts, catalogue), queries)
     indices = load_indices(artifacts, catalogue)
-    reranker = None
-    if config.borrow_cross_encoder:
-        lender = load_catalogue(config.borrow_cross_encoder, profile=config.profile)
-        found = load_rerankers({"any": indices.dense}, catalogue, Artifacts.for_catalogue(lender, config.profile))
-        reranker = found["any"]
+    reranker = None if lender is None else load_rerankers({"any": indices.dense}, catalogue, lender)["any"]
     hits = cross_validated_hits(queries, indices, reranker, seed=config.seed, gains=config.gains)
     return hits, dict.fromkeys(hits, float("nan"))  # mostly spent on choosing; no time of a search
 
 
-def _inputs(artifacts: Artifacts) -> dict[str, RunFolder]:
+def _lender(config: EvaluateConfig) -> Artifacts | None:
+    """The artifacts of the catalogue whose cross-encoder is borrowed, None if none is."""
+    if not config.borrow_cross_encoder:
+        return None
+    if config.split != "val":
+        raise CourseError(
+            f"evaluate: a cross-encoder is borrowed for cross-validation only, not for split {config.split!r}; "
+            "add --split val, or leave out --borrow-cross-encoder."
+        )
+    lender = load_catalogue(config.borrow_cross_encoder, profile=config.profile)
+    return Artifacts.for_catalogue(lender, config.profile)
+
+
+def _inputs(artifacts: Artifacts, lender: Artifacts | None) -> dict[str, RunFolder]:
     inputs = {step: artifacts.current(CHAPTER, step) for step in ("reindex", "choose")}
     with suppress(MissingArtifact):
         inputs["rerank"] = artifacts.current(CHAPTER, "rerank")
+    if lender is not None:
+        inputs["borrowed_rerank"] = lender.current(CHAPTER, "rerank")
     return inputs
 
 

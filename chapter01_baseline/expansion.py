@@ -4,6 +4,12 @@ Pseudo-relevance feedback takes the first hits for relevant without asking anybo
 finds products that the shopper's words missed; where they are not, it runs after its own mistakes. Expect recall to
 rise and the top ranks to gain or lose little: measure before you switch it on, and choose its strength on validation
 queries (`choose_feedback`).
+
+RM3 and Rocchio are chosen and measured by the chapter's steps. `GenerativeExpander` and `ExpandedSearcher` are used by
+no step, as a language model is large: they are here to try. Two lines put them in front of any searcher:
+
+    expander = GenerativeExpander("google/flan-t5-base", cache=Path("expansions.json"))
+    searcher = ExpandedSearcher(searcher, expander)
 """
 
 from __future__ import annotations
@@ -28,8 +34,8 @@ from common.search import Hits, Searcher, check_request, empty_hits
 class RocchioSearcher:
     """Moves the query's vector towards the mean vector of its first hits, and searches again.
 
-    q' = alpha * q + beta * mean(first `n_feedback` hits) - gamma * mean(the last `n_feedback` of the first 100),
-    normalised. Source: Rocchio, "Relevance feedback in information retrieval" (1971); in embedding space:
+    q' = q + beta * mean(first `n_feedback` hits), normalised. Rocchio also moves away from what is irrelevant, which no
+    first hit says. Source: Rocchio, "Relevance feedback in information retrieval" (1971); in embedding space:
     Li et al., "Pseudo Relevance Feedback with Deep Language Models and Dense Retrievers" (2021).
 
     dense: the searcher of the first and second search. embeddings: the product vectors [N, D] that its index was built
@@ -42,9 +48,7 @@ class RocchioSearcher:
         embeddings: Embeddings,
         product_ids: Sequence[str],
         *,
-        alpha: float = 1.0,
         beta: float = 0.3,
-        gamma: float = 0.0,
         n_feedback: int = 5,
     ) -> None:
         if embeddings.encoder_id != dense.encoder.encoder_id:
@@ -56,7 +60,7 @@ class RocchioSearcher:
             raise CourseError(f"Rocchio: {len(product_ids)} product ids for {len(embeddings.vectors)} vectors.")
         self.dense, self.vectors = dense, embeddings.vectors
         self.positions = {product_id: at for at, product_id in enumerate(product_ids)}
-        self.alpha, self.beta, self.gamma, self.n_feedback = alpha, beta, gamma, n_feedback
+        self.beta, self.n_feedback = beta, n_feedback
 
     def search(
         self,
@@ -72,8 +76,7 @@ class RocchioSearcher:
             return empty_hits(0, request.k)
         filters = {"allowed": request.allowed, "exclude": request.exclude}
         encoded = self.dense.encoder.encode(request.queries)
-        depth = 100 if self.gamma else self.n_feedback
-        first = self.dense.index.search_vectors(encoded, depth, **filters)
+        first = self.dense.index.search_vectors(encoded, self.n_feedback, **filters)
         moved = np.stack([self._move(encoded.vectors[row], first.ids[row]) for row in range(len(first))])
         hits = self.dense.index.search_vectors(Embeddings(moved, encoded.encoder_id), request.k, **filters)
         blank = [row for row, query in enumerate(request.queries) if not query.strip()]
@@ -85,9 +88,7 @@ class RocchioSearcher:
         found = [self.positions[product_id] for product_id in ids if product_id is not None]
         if not found:
             return query
-        moved = self.alpha * query + self.beta * self.vectors[found[: self.n_feedback]].mean(axis=0)
-        if self.gamma:
-            moved = moved - self.gamma * self.vectors[found[-self.n_feedback :]].mean(axis=0)
+        moved = query + self.beta * self.vectors[found].mean(axis=0)
         return (moved / max(float(np.linalg.norm(moved)), 1e-12)).astype(np.float32)
 
 

@@ -18,12 +18,6 @@ from common.evaluation import evaluate
 from common.search import Hits, Searcher, check_k, check_request, hits_from_rows
 
 METHODS = ("rrf", "convex")
-Floors = Sequence[float | None]
-MIN_MAX: Floors = (None, None)
-"""Each query's scores are scaled between the worst and the best that were retrieved."""
-THEORETICAL: Floors = (0.0, -1.0)
-"""... between the least possible score, of BM25 and of a cosine, and the best that was retrieved."""
-
 CONVEX_WEIGHTS = tuple(np.linspace(0, 1, 21).round(2).tolist())
 
 
@@ -44,33 +38,35 @@ def reciprocal_rank_fusion(rankings: Sequence[Hits], k: int, constant: float = 6
     return hits_from_rows(rows, k)
 
 
-def convex_fusion(rankings: Sequence[Hits], k: int, *, weight: float, floors: Floors = MIN_MAX) -> Hits:
+def convex_fusion(rankings: Sequence[Hits], k: int, *, weight: float) -> Hits:
     """Score of a product: (1 - weight) * the first ranking's normalised score + weight * the second's.
 
-    rankings: two Hits of the same Q queries. weight: 0 is the first alone, 1 the second alone.
-    Each query's scores are brought to [0, 1]: (score - floor) / (best - floor). floors: for each ranking the score that
-    counts as 0; None takes the last retrieved score of the query. `MIN_MAX` and `THEORETICAL` (min-max and theoretical
-    min-max in Bruch et al.) differ little; the second needs to know the scores' bounds, but not how deep one retrieved.
-    A product missing from one ranking counts 0 there, as if at the floor: its score was below all that were retrieved.
+    rankings: two Hits of the same Q queries. weight: 0 is the first alone, 1 the second alone: what only the other one
+    found is then no hit, and a query for which the one found nothing has none.
+    Each query's scores are brought to [0, 1], from the worst to the best that was retrieved (min-max in Bruch et al.).
+    A product missing from one ranking counts 0 there, as the worst does: its score was below all that were retrieved.
     Raises CourseError unless there are two rankings of the same queries and weight is between 0 and 1.
     """
-    if len(rankings) != 2 or len(floors) != 2 or not 0 <= weight <= 1:
-        raise CourseError(f"convex fusion: takes two rankings, two floors and a weight in 0 to 1, not {weight!r}.")
+    if len(rankings) != 2:
+        raise CourseError(f"convex fusion: takes two rankings, not {len(rankings)}; reciprocal rank fusion takes any.")
+    if not 0 <= weight <= 1:
+        raise CourseError(f"convex fusion: weight must be between 0 and 1, not {weight!r}.")
     k, rows = check_k(k), []
+    counting = [(ranking, share) for ranking, share in zip(rankings, (1 - weight, weight), strict=True) if share]
     for query in range(_n_queries(rankings)):
         totals: dict[str, float] = defaultdict(float)
-        for ranking, floor, share in zip(rankings, floors, (1 - weight, weight), strict=True):
-            for product_id, score in _normalised(ranking.row(query), floor):
+        for ranking, share in counting:
+            for product_id, score in _normalised(ranking.row(query)):
                 totals[product_id] += share * score
         rows.append((list(totals), list(totals.values())))
     return hits_from_rows(rows, k)
 
 
-def _normalised(row: list[tuple[str, float]], floor: float | None) -> list[tuple[str, float]]:
-    """A row's scores in [0, 1]; all 1 if they do not differ from each other or from the floor."""
+def _normalised(row: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """A row's scores in [0, 1]; all 1 if they do not differ from each other."""
     if not row:
         return []
-    low, high = (row[-1][1] if floor is None else floor), row[0][1]
+    low, high = row[-1][1], row[0][1]
     return [(product_id, (score - low) / (high - low) if high > low else 1.0) for product_id, score in row]
 
 
@@ -85,7 +81,8 @@ class FusedSearcher:
     """Asks several searchers and fuses their answers; itself a `common.search.Searcher`.
 
     searchers: for "convex" two, keyword search first. method: "rrf" or "convex". weight: of the second (convex only).
-    depth: how many hits of each searcher enter the fusion (at least k are asked for).
+    depth: how many hits of each searcher enter the fusion (at least k are asked for). Raises CourseError for an unknown
+    method, and if convex fusion is given another number of searchers than two.
     """
 
     def __init__(
@@ -95,13 +92,14 @@ class FusedSearcher:
         *,
         constant: float = 60,
         weight: float = 0.5,
-        floors: Floors = MIN_MAX,
         depth: int = 200,
     ) -> None:
         if method not in METHODS:
             raise CourseError(f"fusion: unknown method {method!r}; there are {', '.join(METHODS)}.")
+        if method == "convex" and len(searchers) != 2:
+            raise CourseError(f"fusion: convex fusion takes two searchers, not {len(searchers)}; method rrf takes any.")
         self.searchers, self.method, self.depth = list(searchers), method, check_k(depth)
-        self.constant, self.weight, self.floors = constant, weight, floors
+        self.constant, self.weight = constant, weight
 
     def search(
         self,
@@ -120,7 +118,7 @@ class FusedSearcher:
         ]
         if self.method == "rrf":
             return reciprocal_rank_fusion(rankings, request.k, self.constant)
-        return convex_fusion(rankings, request.k, weight=self.weight, floors=self.floors)
+        return convex_fusion(rankings, request.k, weight=self.weight)
 
 
 def choose_weight(
@@ -128,7 +126,6 @@ def choose_weight(
     query_ids: Sequence[str],
     judgements: pd.DataFrame,
     *,
-    floors: Floors = MIN_MAX,
     weights: Sequence[float] = CONVEX_WEIGHTS,
     gains: str = "linear",
 ) -> tuple[float, pd.DataFrame]:
@@ -139,7 +136,7 @@ def choose_weight(
     """
     points = []
     for weight in weights:
-        fused = convex_fusion(rankings, 10, weight=weight, floors=floors)
+        fused = convex_fusion(rankings, 10, weight=weight)
         scores = evaluate(fused, query_ids, judgements, metrics=["nDCG@10"], gains=gains)
         points.append((weight, scores["nDCG@10"].mean()))
     curve = pd.DataFrame(points, columns=["weight", "nDCG@10"])

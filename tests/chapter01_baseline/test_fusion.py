@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chapter01_baseline.fusion import MIN_MAX, FusedSearcher, choose_weight, convex_fusion, reciprocal_rank_fusion
+from chapter01_baseline.fusion import FusedSearcher, choose_weight, convex_fusion, reciprocal_rank_fusion
 from common.errors import CourseError
 from common.search import Hits, empty_hits, hits_from_rows
 
@@ -42,37 +42,43 @@ def test_reciprocal_rank_fusion_of_one_ranking_keeps_its_order():
     assert (reciprocal_rank_fusion([hits], hits.k).ids == hits.ids).all()
 
 
-@pytest.mark.parametrize("floors", [MIN_MAX, (-3.0, None), (-3.0, -3.0)])
+@pytest.mark.parametrize("k", [9, 40])
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_convex_fusion_is_its_formula(weight, floors):
+def test_convex_fusion_is_its_formula(weight, k):
     rng = np.random.default_rng(2)
     rankings = [random_hits(rng), random_hits(rng)]
-    fused = convex_fusion(rankings, 9, weight=weight, floors=floors)
+    rankings[0].ids[2], rankings[0].scores[2] = None, -np.inf
+    fused = convex_fusion(rankings, k, weight=weight)
+    assert fused.k == k
     for row in range(6):
-        totals = dict.fromkeys([i for r in rankings for i in r.ids[row] if i is not None], 0.0)
-        for ranking, floor, share in zip(rankings, floors, (1 - weight, weight), strict=True):
+        totals = {}
+        for ranking, share in zip(rankings, (1 - weight, weight), strict=True):
             scores = {i: float(s) for i, s in zip(ranking.ids[row], ranking.scores[row], strict=True) if i is not None}
-            if scores:
-                low, high = min(scores.values()) if floor is None else floor, max(scores.values())
+            if scores and share > 0:
+                low, high = min(scores.values()), max(scores.values())
                 for i, score in scores.items():
-                    totals[i] += share * ((score - low) / (high - low) if high > low else 1.0)
-        expected = naive_order(totals)[:9]
+                    part = (score - low) / (high - low) if high > low else 1.0
+                    totals[i] = totals.get(i, 0.0) + share * part
+        expected = naive_order(totals)[:k]
         assert [i for i, _ in fused.row(row)] == expected
         assert [s for _, s in fused.row(row)] == pytest.approx([totals[i] for i in expected], abs=1e-6)
 
 
-def test_weight_0_and_1_put_one_ranking_on_top():
-    first = hits_from_rows([(["a", "b"], [9.0, 3.0])], 3)
-    second = hits_from_rows([(["c", "a"], [0.9, 0.1])], 3)
-    assert convex_fusion([first, second], 2, weight=0, floors=(0.0, 0.0)).ids.tolist() == [["a", "b"]]
-    assert convex_fusion([first, second], 2, weight=1, floors=(0.0, 0.0)).ids.tolist() == [["c", "a"]]
+def test_weight_0_and_1_are_one_ranking_alone():
+    first = hits_from_rows([(["a", "b"], [9.0, 3.0]), ([], [])], 3)
+    second = hits_from_rows([(["c", "a"], [0.9, 0.1]), (["d"], [0.5])], 3)
+    nothing = [None] * 5
+    assert convex_fusion([first, second], 5, weight=0).ids.tolist() == [["a", "b", None, None, None], nothing]
+    alone = convex_fusion([first, second], 5, weight=1)
+    assert alone.ids.tolist() == [["c", "a", None, None, None], ["d", *nothing[1:]]]
+    assert alone.scores[0, :2].tolist() == [1.0, 0.0]
 
 
-def test_a_product_missing_from_one_ranking_counts_as_its_floor():
-    first = hits_from_rows([(["a", "b"], [10.0, 5.0])], 2)
-    second = hits_from_rows([(["c", "b"], [0.8, 0.4])], 2)
-    scores = dict(convex_fusion([first, second], 3, weight=0.5, floors=(0.0, 0.0)).row(0))
-    assert scores == pytest.approx({"a": 0.5, "b": 0.5, "c": 0.5})
+def test_a_product_missing_from_one_ranking_counts_as_its_worst():
+    first = hits_from_rows([(["a", "b", "x"], [10.0, 7.5, 5.0])], 3)
+    second = hits_from_rows([(["c", "b", "y"], [0.8, 0.6, 0.4])], 3)
+    scores = dict(convex_fusion([first, second], 5, weight=0.5).row(0))
+    assert scores == pytest.approx({"a": 0.5, "b": 0.5, "c": 0.5, "x": 0.0, "y": 0.0})
     assert reciprocal_rank_fusion([first, second], 3).ids[0, 0] == "b"
 
 
@@ -123,18 +129,24 @@ def test_choose_weight_finds_the_better_searcher():
     judgements = pd.DataFrame({"query_id": ["q", "r"], "product_id": ["good", "good"], "grade": [3, 3]})
     good = hits_from_rows([(["good", "bad"], [1.0, 0.2])] * 2, 2)
     bad = hits_from_rows([(["bad", "good"], [1.0, 0.2])] * 2, 2)
-    weight, curve = choose_weight([bad, good], ["q", "r"], judgements, floors=(0.0, 0.0))
+    weight, curve = choose_weight([bad, good], ["q", "r"], judgements)
     assert list(curve.columns) == ["weight", "nDCG@10"]
     assert weight == 0.55  # every weight above 0.5 is right; the nearest to 0.5 is taken
     assert curve.set_index("weight").loc[weight, "nDCG@10"] == 1.0 and curve["nDCG@10"].min() < 1.0
-    assert choose_weight([good, bad], ["q", "r"], judgements, floors=(0.0, 0.0))[0] == 0.45
+    assert choose_weight([good, bad], ["q", "r"], judgements)[0] == 0.45
 
 
 def test_bad_input_is_named():
     hits = random_hits(np.random.default_rng(5))
     with pytest.raises(CourseError, match="weight"):
         convex_fusion([hits, hits], 3, weight=1.5)
+    with pytest.raises(CourseError, match="takes two rankings, not 1"):
+        convex_fusion([hits], 3, weight=0.5)
     with pytest.raises(CourseError, match="same queries"):
         reciprocal_rank_fusion([hits, empty_hits(2, 3)], 3)
     with pytest.raises(CourseError, match="unknown method"):
         FusedSearcher([], "sum")
+    searcher = FixedSearcher({"a": 1.0})
+    with pytest.raises(CourseError, match="convex fusion takes two searchers, not 3"):
+        FusedSearcher([searcher] * 3, "convex")
+    assert FusedSearcher([searcher] * 3, "rrf").search(["x"], 1).ids.tolist() == [["a"]]

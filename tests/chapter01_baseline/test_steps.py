@@ -10,10 +10,13 @@ from rich.console import Console
 from chapter01_baseline import choose, demo, evaluate, reindex
 from chapter01_baseline.choose import Choices, choose_on, evaluation_judgements, judged_queries
 from chapter01_baseline.cross_validate import FOLDS, cross_validated_hits
+from chapter01_baseline.fusion import choose_weight
+from chapter01_baseline.rerank import CrossEncoderReranker, rerank_texts
 from chapter01_baseline.systems import first_stages, systems
-from common.artifacts import Artifacts
+from common.artifacts import Artifacts, RunFolder
 from common.catalogue import Catalogue
 from common.errors import CourseError, MissingArtifact
+from common.search import hits_from_rows
 from common.trec import read_trec_run
 
 
@@ -123,6 +126,77 @@ def test_cross_validation_chooses_without_the_query_it_searches(built, monkeypat
     fusion = first_stages(indices, Choices(run=indices.run, curves={}, **settings))["fusion"]
     rows = np.flatnonzero(queries["query_id"].isin(asked[0]))
     assert (hits["fusion"].ids[rows] == fusion.search(queries["query"].iloc[rows].tolist(), 200).ids).all()
+
+
+class LongerIsBetter:
+    """Stands in for a cross-encoder: the logit is the length of the product's text."""
+
+    def score(self, pairs):
+        return np.array([len(text) for _, text in pairs], dtype=np.float32)
+
+
+def test_a_fold_of_the_cross_validation_reranks_with_what_was_chosen_on_the_others(built):
+    shop, artifacts = built
+    indices, queries = reindex.load_indices(artifacts, shop), judged_queries(shop, "val")
+    stand_in = {"scorer": LongerIsBetter(), "product_texts": rerank_texts(shop), "depth": 10}
+    found = cross_validated_hits(queries, indices, CrossEncoderReranker(indices.dense, **stand_in), seed=3)
+    in_fold = np.random.default_rng(3).permutation(len(queries)) % FOLDS == 2
+    inside, outside = queries[in_fold], queries[~in_fold]
+    settings, _ = choose_on(outside, indices)
+    fusion = first_stages(indices, Choices(run=indices.run, curves={}, **settings))["fusion"]
+    words = outside["query"].tolist()
+    top = fusion.search(words, 10)
+    longest_first = CrossEncoderReranker(fusion, **stand_in).score(words, top)
+    weight, _ = choose_weight([top, longest_first], outside["query_id"].tolist(), evaluation_judgements(shop))
+    by_hand = CrossEncoderReranker(fusion, weight=weight, **stand_in).search(inside["query"].tolist(), 200)
+    rows = np.flatnonzero(in_fold)
+    assert (found["reranked fusion"].ids[rows] == by_hand.ids).all()
+    assert (found["reranked fusion"].scores[rows] == by_hand.scores).all()
+
+
+def test_a_retrained_lender_makes_the_evaluation_anew(built, tmp_path, monkeypatch):
+    shop, _ = built
+    lender = Catalogue.from_tables("lender", products=shop.products.head(3)).save(tmp_path / "lender")
+    lent = []
+
+    def search(queries, indices, reranker, **_):
+        lent.append(reranker)
+        return {"reranked fusion": indices.keyword.search(queries["query"].tolist(), 200)}
+
+    monkeypatch.setattr(evaluate, "cross_validated_hits", search)
+    monkeypatch.setattr(evaluate, "load_rerankers", lambda _, __, theirs: {"any": theirs.current(*rerank).name})
+    rerank = ("chapter01_baseline", "rerank")
+    config = evaluate.EvaluateConfig(str(shop.folder), split="val", borrow_cross_encoder=str(lender.folder))
+    with pytest.raises(MissingArtifact, match=r"lender@.*\n.*python -m chapter01_baseline\.rerank"):
+        evaluate.main(config)
+    for trainings in (1, 2):
+        with Artifacts.for_catalogue(lender).new_run(*rerank, config={"training": trainings}) as folder:
+            (folder / "model").mkdir()
+        first, again = evaluate.main(config), evaluate.main(config)
+        assert first.run.name == again.run.name and len(lent) == trainings
+        assert first.run.manifest["inputs"]["borrowed_rerank"] == lent[-1]
+    assert lent[0] != lent[1]
+    assert "rerank" not in first.run.manifest["inputs"], "the catalogue has none of its own"
+
+
+def test_a_cross_encoder_is_borrowed_for_validation_queries_only(built):
+    shop, _ = built
+    config = evaluate.EvaluateConfig(str(shop.folder), split="test", borrow_cross_encoder="pocket_shop")
+    with pytest.raises(CourseError, match="not for split 'test'; add --split val, or leave out --borrow-cross-encoder"):
+        evaluate.main(config)
+
+
+def test_an_evaluation_of_ids_with_blanks_is_saved_and_read(tmp_path):
+    from common.evaluation import evaluate as score
+
+    queries = pd.DataFrame({"query_id": ["my query", "100%"], "query": ["red mug", "blue mug"], "split": "val"})
+    judgements = pd.DataFrame({"query_id": queries["query_id"], "product_id": ["red mug.jpg", "%20"], "grade": 3})
+    hits = hits_from_rows([(["red mug.jpg", "%20"], [2.0, 1.0]), (["%20"], [0.5])], 2)
+    per_query = {"BM25": score(hits, queries, judgements)}
+    evaluate.save_evaluation(tmp_path, pd.DataFrame({"system": ["BM25"]}), per_query, pd.DataFrame(), {"BM25": hits})
+    result = evaluate.EvaluateResult(RunFolder(tmp_path, {}), pd.DataFrame(), per_query, pd.DataFrame())
+    again = evaluate.saved_hits(result, "BM25")
+    assert (again.ids == hits.ids).all() and (again.scores == hits.scores).all()
 
 
 def test_without_judgements_everything_is_searched_and_nothing_scored(built, tmp_path):
