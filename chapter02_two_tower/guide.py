@@ -36,7 +36,11 @@ class Guide:
 
     @classmethod
     def of(cls, indices: Indices, data: TrainingData) -> Guide:
-        """Take chapter 1's encoder as the guide: its product vectors are there already."""
+        """Take chapter 1's encoder as the guide: its product vectors are there already.
+
+        Encodes the queries. Of several processes each does, on its own GPU, once they are established
+        (`common.processes`).
+        """
         asked = pd.concat([data.training_pairs, data.notes])[["query_id", "query"]].drop_duplicates("query_id")
         wordings = asked.set_index("query_id")["query"]
         place = {product_id: at for at, product_id in enumerate(indices.product_ids)}

@@ -73,7 +73,7 @@ def mine(
     keep: int = 15,
     absolute_margin: float | None = None,
     relative_margin: float | None = 0.05,
-    margin_from: Literal["lowest", "highest"] = "lowest",
+    margin_from: Literal["lowest", "highest"] = "highest",
     sampling: Literal["top", "random"] = "top",
     seed: int = 0,
 ) -> Mined:
@@ -84,12 +84,12 @@ def mine(
         measured from.
     absolute_margin: what scores above positive - margin is left out. relative_margin: what scores above
         positive - |positive| * margin is. None switches a margin off.
-    margin_from: which positive of several. "lowest" is the careful choice, and with many positives of which the model
-        does not see one it leaves nothing; "highest" then still takes out what the model ranks above all of them.
+    margin_from: which positive of several. "highest", as in training, takes out what the model ranks above all of them;
+        "lowest" is the careful choice, and with many positives of which the model does not see one it leaves nothing.
     sampling: "top" keeps the best that are left, "random" any of them, drawn with the seed.
 
     Equal scores rank in the order of `product_ids`. The negatives are those of
-    `sentence_transformers.util.mine_hard_negatives` with these filters (it measures from the lowest positive) and a
+    `sentence_transformers.util.mine_hard_negatives` with these filters, `margin_from="lowest"` as it measures, and a
     `range_max` of `top` less the most positives that a query has, by which it looks further down. Raises CourseError
     for shapes that do not fit, vectors that are not finite, repeated ids, and, if there is a margin, a query without
     a positive in `product_ids`.
@@ -134,7 +134,7 @@ def hard_negatives_of(
     top: int = 100,
     keep: int = 15,
     relative_margin: float | None = 0.05,
-    margin_from: Literal["lowest", "highest"] = "lowest",
+    margin_from: Literal["lowest", "highest"] = "highest",
 ) -> tuple[pd.DataFrame, Mined]:
     """Mine for training queries with any model's vectors, and give the result the columns of `hard_negatives`.
 
@@ -200,8 +200,8 @@ class MineConfig:
     """Negatives kept of them, at most."""
     relative_margin: float | None = 0.05
     """What scores above a positive's score less this share of it is left out; 0 leaves out what beats the positive."""
-    margin_from: Literal["lowest", "highest"] = "lowest"
-    """Which of a query's positives the margin is measured from."""
+    margin_from: Literal["lowest", "highest"] = "highest"
+    """Which of a query's positives the margin is measured from; highest is what training does."""
 
 
 @dataclass(frozen=True)

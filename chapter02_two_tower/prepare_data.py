@@ -4,6 +4,10 @@ Judged queries of the split "train" are trained on where a catalogue has them. W
 are for evaluation only) queries are made from the catalogue itself, see `chapter02_two_tower.spans`. No query that is
 not a training query is ever trained on, nor is a training query with the same words.
 
+The table `hard_negatives` is what chapter 1's index gives: there to look at, and to compare with. Training does not
+read it. It mines anew with its own model at the start of stage 2 (of stage 3 too, if that is given negatives), and adds
+to that only the judged negatives of these tables.
+
 `python -m chapter02_two_tower.prepare_data --catalogue pocket_shop`
 """
 
@@ -56,7 +60,8 @@ MARGIN_OF_MADE_UP = 0.05
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Make the training examples of a catalogue: positives, random, judged and hard negatives."""
+    """Make the training examples of a catalogue: positives, random and judged negatives; and, to look at and to compare
+    with, the hard negatives that chapter 1's index gives (training mines its own)."""
 
     catalogue: str = "pocket_shop"
     """Name of a catalogue, or the path of a saved one."""
@@ -67,9 +72,9 @@ class PrepareConfig:
     random_per_positive: int = 2
     """Random negatives for each positive of stage 1: 1 to 4."""
     hard_per_query: int = 15
-    """Hard negatives of a training query, at most: 10 to 20."""
+    """Rows of hard_negatives for a training query, at most: 10 to 20. Training mines its own, with its model."""
     hard_top: int = 100
-    """How far down chapter 1's ranking hard negatives are taken from."""
+    """How far down chapter 1's ranking the rows of hard_negatives are taken from."""
     validation_share: float = 0.1
     """Share of the training queries held out, where the catalogue has no validation queries of its own."""
     catalogue_pairs: int | None = None
@@ -322,9 +327,10 @@ def _random_pairs(drawn: pd.DataFrame, goals: pd.DataFrame, split: str, texts: M
 def _hard_negatives(
     data: TrainingData, indices: Indices, texts: Mapping[str, str], config: PrepareConfig
 ) -> pd.DataFrame:
-    """What chapter 1's encoder ranks in the first `hard_top` of its index without being relevant.
+    """What chapter 1's encoder ranks in the first `hard_top` of its index without being relevant: to look at, and to
+    compare with what training mines (`chapter02_two_tower.stages`).
 
-    Where nobody judged, what scores as high as the product that a query was made from is left out as well.
+    Where nobody judged, what scores as high as a query's lowest positive, or nearly, is left out as well.
     """
     judged = data.training_pairs["grade"].notna().any()
     wordings, index = training_queries(data), indices.dense.index
@@ -339,6 +345,7 @@ def _hard_negatives(
         top=config.hard_top,
         keep=config.hard_per_query,
         relative_margin=None if judged else MARGIN_OF_MADE_UP,
+        margin_from="lowest",
     )
     return table
 

@@ -120,18 +120,16 @@ def _check(config: TrainConfig) -> None:
     if not config.stages or set(config.stages) - {1, 2, 3}:
         raise CourseError(f"stages are 1, 2 and 3, not {config.stages}")
     chosen = [number - 1 for number in config.stages]
-    rules = {
-        "epochs": all(config.epochs[at] >= 1 for at in chosen),
-        "pairs": all(config.pairs[at] >= 1 for at in chosen),
-        "negatives": all(count >= 0 for count in config.negatives),
-        "checkpoint_every": config.checkpoint_every >= 1,
-        "patience": config.patience >= 1,
-        "typo_share": 0 <= config.typo_share <= 1,
-    }
-    for name, holds in rules.items():
+    rules = (
+        ("epochs", all(config.epochs[at] >= 1 for at in chosen), "give every stage that is trained 1 or more"),
+        ("pairs", all(config.pairs[at] >= 1 for at in chosen), "give every stage that is trained 1 or more"),
+        ("negatives", all(count >= 0 for count in config.negatives), "give every stage 0 or more"),
+        ("checkpoint_every", config.checkpoint_every >= 1, "choose 1 or more"),
+        ("patience", config.patience >= 1, "choose 1 or more"),
+        ("typo_share", 0 <= config.typo_share <= 1, "choose a share between 0 and 1"),
+    )
+    for name, holds, remedy in rules:
         if not holds:
-            raise CourseError(
-                f"train: {name} is {getattr(config, name)}; it must not be smaller than 1 (shares: 0 to 1)"
-            )
+            raise CourseError(f"train: {name} is {getattr(config, name)}; {remedy}")
     if not config.in_batch and not all(config.negatives[at] for at in chosen):
         raise CourseError("train: without the in-batch loss every stage needs --negatives of 1 or more to learn from")

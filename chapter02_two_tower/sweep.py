@@ -6,7 +6,8 @@
 quick is a small grid, every point of it once. basic and extensive are Bayesian: a tree-structured Parzen estimator
 (Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization") tries what was likely among the good trials and
 unlikely among the bad ones. A trial's value is the nDCG@10 of its best epoch, so the best trial of many is flattered by
-chance: report its test figure, never this one. Trials are kept in a file: the same command goes on where it was killed.
+chance: report its test figure, never this one. Trials are kept in a file: the same command goes on where it was killed,
+unless code or inputs changed in between; trials of another state would not be comparable, so that begins a new file.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from chapter02_two_tower.pooled import HEADLINE, PooledConfig, train_towers
 from chapter02_two_tower.pooled import resolved as resolved_pooled
 from chapter02_two_tower.pooled_data import validation_pool
 from chapter02_two_tower.training_data import TrainingData, load_training_data
-from common.artifacts import Artifacts, fingerprint
+from common.artifacts import Artifacts, code_digest, fingerprint
 from common.atomic import read_json, write_json
 from common.catalogue import Catalogue, load_catalogue
 from common.cli import run_step
@@ -138,7 +139,11 @@ class SweepResult:
 
 
 def main(config: SweepConfig) -> SweepResult:
-    """Run the trials that are missing, and print the best settings."""
+    """Run the trials that are missing, and print the best settings.
+
+    Raises `MissingArtifact`, with the command to run, if what is trained on is not made yet, and `CourseError` for
+    wrong settings and if every training fails.
+    """
     if config.model not in PRESETS:
         raise CourseError(f"no model {config.model!r} to sweep; choose one of {', '.join(PRESETS)}")
     if config.preset not in PRESETS[config.model]:
@@ -150,7 +155,9 @@ def main(config: SweepConfig) -> SweepResult:
     data = load_training_data(artifacts)
     space = PRESETS[config.model][config.preset]
     base, train = MODELS[config.model](config, catalogue, data)
-    key = fingerprint([base, data.run.name, {name: str(values) for name, values in space.items()}, config.seed])
+    inputs = [data.run.name, *(artifacts.current(*step).name for step in OTHER_INPUTS[config.model])]
+    tried = {name: str(values) for name, values in space.items()}
+    key = fingerprint([base, inputs, code_digest(CHAPTER), tried, config.seed])
     file = artifacts.folder / CHAPTER / "sweeps" / f"{config.model}-{config.preset}-{key}.db"
     study = open_study(file)
     run_trials(study, space, config, train)
@@ -323,6 +330,13 @@ MODELS: dict[str, Callable[[SweepConfig, Catalogue, TrainingData], tuple[Any, Tr
     "pooled": _pooled,
     "two_tower": _two_tower,
 }
+
+OTHER_INPUTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "pooled": (),
+    "two_tower": (("chapter01_baseline", "reindex"),),
+}
+"""By model the (chapter, step) whose runs its training reads besides `prepare_data`'s; the guide of the towers is
+chapter 1's encoder."""
 
 
 if __name__ == "__main__":

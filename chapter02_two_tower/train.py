@@ -70,6 +70,7 @@ class TrainResult:
 
 def main(config: TrainConfig) -> TrainResult:
     """Train, or go on where the same training was interrupted, or return what it made before."""
+    processes = Processes.launched()  # before the guide's encoder is put on a GPU: each process gets its own
     config = resolved(config)
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
@@ -81,14 +82,13 @@ def main(config: TrainConfig) -> TrainResult:
         key = [jsonable(config), *(run.name for run in inputs.values()), code_digest(CHAPTER)]
         work = artifacts.folder / CHAPTER / "unfinished" / fingerprint(key)
         guide = Guide.of(indices, data) if config.guide else None
-        training = Training(config, work, Validation(catalogue, data), data, guide)
-        training.run()
-        if training.is_main:
+        Training(config, work, Validation(catalogue, data), data, processes, guide).run()
+        if processes.is_main:
             with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
                 shut = shutil.ignore_patterns("last", ".staging-*")
                 shutil.copytree(work, folder, copy_function=link_or_copy, ignore=shut, dirs_exist_ok=True)
             shutil.rmtree(work)
-        training.processes.wait()
+        processes.wait()
     return load_training(artifacts)
 
 
@@ -119,11 +119,11 @@ class Training:
         work: Path,
         validation: Validation,
         data: TrainingData,
+        processes: Processes,
         guide: Guide | None = None,
     ) -> None:
         self.config, self.work, self.validation, self.data, self.guide = config, work, validation, data, guide
-        self.processes = Processes.launched()
-        self.is_main = self.processes.is_main
+        self.processes, self.is_main = processes, processes.is_main
         self.placement = choose_placement("torch")
         # Two dictionaries: some sources number queries and products alike.
         asked = pd.concat([data.training_pairs, data.notes])[["query_id", "query"]]

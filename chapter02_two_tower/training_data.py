@@ -1,4 +1,4 @@
-"""The tables that training reads: what is in them, how they are read back, and how they are summed up."""
+"""The tables of training examples: what is in them, how they are read back, and how they are summed up."""
 
 from __future__ import annotations
 
@@ -31,16 +31,18 @@ NEGATIVE_WEIGHT = 1.0
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What training reads, as `prepare_data` wrote it.
+    """The training examples, as `prepare_data` wrote them. Training reads all of them but `hard_negatives`.
 
     training_pairs, val_pairs, test_pairs, hard_negatives: `query_id, query, product_id, product_text`; `label` 1 for
     relevant, 0 for not; `grade` 0 to 3, <NA> where nobody judged; `weight` in the loss; `neg_type` "random", "hard" or
-    "judged", missing for positives; `split`; `stage`, the first stage of the training that uses the row.
+    "judged", missing for positives; `split`; `stage`, the first stage of the training that uses such a row.
         1: exact and substitute products (weights 1.0 and 0.9), and random negatives.
-        2: hard negatives, and products judged irrelevant.
+        2: products judged irrelevant; and hard negatives, of which training mines its own (see below).
         3: complements, as weak positives (weight 0.6).
-    hard_negatives: the training queries' own table, with `rank` (1 is the model's best) and `score` besides; a product
-        that was judged irrelevant *and* was found by the model stands in both tables.
+    hard_negatives: what chapter 1's index gives for the training queries, to look at and to compare with; with `rank`
+        (1 is the encoder's best) and `score` besides. A product that was judged irrelevant *and* was found stands in
+        both tables. Training does not read this table: it mines anew with its own model at the start of stage 2 (and
+        of stage 3, if that is given negatives), and adds only the judged negatives of training_pairs.
     run: where the tables are; None while they are being made.
     notes: `query_id, query, product_id, text_id, product_text`, queries that stand in the products' own texts, see
         `chapter02_two_tower.notes`; positives of stage 1. text_id names the product's text without the note.

@@ -57,7 +57,8 @@ class MadeUp:
     def ours(self) -> pd.DataFrame:
         """Mine with our function: `query_id, product_id` and more."""
         vectors = (self.queries, self.products, self.product_ids, self.query_ids)
-        return mine(*vectors, {}, self.positives, top=TOP, keep=KEEP, relative_margin=MARGIN).negatives
+        rules = {"relative_margin": MARGIN, "margin_from": "lowest"}  # the peer's
+        return mine(*vectors, {}, self.positives, top=TOP, keep=KEEP, **rules).negatives
 
     def peer(self, output_format: str) -> Callable[[], Any]:
         """A function that mines with the public one; it returns its data set."""

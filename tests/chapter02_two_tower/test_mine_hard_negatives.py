@@ -172,10 +172,21 @@ def test_the_negatives_are_those_of_sentence_transformers(margins):
         **margins,
     )
     expected = {(row["query"], row["product"]) for row in theirs if row["label"] == 0}
-    settings_ = {"absolute_margin": None, "relative_margin": None} | margins
+    settings_ = {"absolute_margin": None, "relative_margin": None, "margin_from": "lowest"} | margins
     mined = mine(queries, products, product_ids, query_ids, {}, positives, top=50, keep=10, **settings_)
     assert set(zip(mined.negatives["query_id"], mined.negatives["product_id"], strict=True)) == expected
     assert len(expected) == len(mined.negatives) > 100
+
+
+def test_the_margin_is_measured_as_in_training_unless_told_otherwise():
+    from chapter02_two_tower.train_config import TrainConfig
+
+    queries, products, product_ids, query_ids, positives = some_vectors()
+    arguments = [queries, products, product_ids, query_ids, {}, positives]
+    plain = mine(*arguments).negatives
+    pd.testing.assert_frame_equal(plain, mine(*arguments, margin_from=TrainConfig.margin_from).negatives)
+    assert len(plain) > len(mine(*arguments, margin_from="lowest").negatives)
+    assert MineConfig.margin_from == TrainConfig.margin_from == "highest"
 
 
 def test_random_sampling_depends_on_the_seed_only_and_keeps_the_order_of_ranks():

@@ -224,6 +224,21 @@ def test_made_up_queries_have_one_id_a_wording_and_careful_negatives():
     assert any(len(found) > 1 for found in beside.values()) and set(negatives["neg_type"]) == {"random", "hard"}
 
 
+def test_hard_negatives_of_made_up_queries_stay_below_the_lowest_positive():
+    catalogue = evaluation_only()
+    tables, indices = tables_of(catalogue, catalogue_pairs=200, weak_labels=2), indices_of(catalogue)
+    hard, index = tables["hard_negatives"], indices.dense.index
+    positives = tables["training_pairs"].query("label == 1")
+    several = 0
+    for query, rows in positives[positives["query_id"].isin(hard["query_id"])].groupby("query"):
+        scores = index.vectors @ indices.encoder.encode([query]).vectors[0]
+        own = scores[np.isin(index.ids, rows["product_id"])]
+        mined = hard[hard["query"] == query]["score"]
+        assert mined.max() <= own.min() - 0.05 * abs(own.min()) + 1e-6
+        several += own.min() < 0.9 * own.max()
+    assert several, "else lowest and highest would be one rule"
+
+
 def test_keyword_search_is_the_weak_teacher_of_made_up_queries():
     catalogue = evaluation_only()
     plain, taught = (tables_of(catalogue, catalogue_pairs=60, weak_labels=n)["training_pairs"] for n in (0, 3))

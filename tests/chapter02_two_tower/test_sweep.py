@@ -12,8 +12,9 @@ import pytest
 from chapter02_two_tower import sweep
 from chapter02_two_tower.pooled import PooledConfig
 from chapter02_two_tower.sweep import PRESETS, SweepConfig
+from common.artifacts import Artifacts
 from common.catalogue import Catalogue
-from common.errors import CourseError
+from common.errors import CourseError, MissingArtifact
 
 
 def value_of(settings):
@@ -24,7 +25,8 @@ def value_of(settings):
 
 @pytest.fixture
 def swept(tmp_path, monkeypatch, artifacts_root):
-    """`swept(**config)` runs a sweep whose trainings are `value_of`; `swept.seen` are the settings of the trainings."""
+    """`swept(**config)` runs a sweep whose trainings are `value_of`; `swept.seen` are the settings of the trainings,
+    `swept.catalogue` is theirs."""
     products = pd.DataFrame({"product_id": ["p"], "title": ["lamp"]})
     catalogue = Catalogue.from_tables("one", products=products).save(tmp_path / "one")
     monkeypatch.setattr(sweep, "load_training_data", lambda _: SimpleNamespace(run=SimpleNamespace(name="data/1")))
@@ -42,7 +44,7 @@ def swept(tmp_path, monkeypatch, artifacts_root):
     def run(**config):
         return sweep.main(SweepConfig(catalogue=str(catalogue.folder), **config))
 
-    run.seen, run.diverges_at, run.killed_at = seen, None, None
+    run.seen, run.diverges_at, run.killed_at, run.catalogue = seen, None, None, catalogue
     monkeypatch.setitem(sweep.MODELS, "pooled", lambda config, *_: (PooledConfig(seed=config.seed), train))
     return run
 
@@ -105,6 +107,16 @@ def test_the_bayesian_search_learns_from_its_trials(swept):
 def test_another_preset_or_seed_is_another_sweep(swept):
     files = {swept(preset=preset, seed=seed, count=1).file for preset in ("quick", "basic") for seed in (0, 1)}
     assert len(files) == 4 == len(swept.seen)
+
+
+def test_other_code_or_other_data_is_another_sweep(swept, monkeypatch):
+    files = [swept(count=1).file]
+    monkeypatch.setattr(sweep, "code_digest", lambda chapter: f"{chapter}, edited since")
+    files.append(swept(count=1).file)
+    monkeypatch.setattr(sweep, "load_training_data", lambda _: SimpleNamespace(run=SimpleNamespace(name="data/2")))
+    files.append(swept(count=1).file)
+    assert len({*files}) == 3 == len(swept.seen)
+    assert swept(count=1).file == files[-1] and len(swept.seen) == 3
 
 
 def test_a_training_that_fails_is_a_trial_without_a_value(swept):
@@ -190,8 +202,6 @@ def test_every_setting_of_a_sweep_is_a_field_of_its_config():
 
 
 def test_trainings_of_a_sweep_leave_the_run_in_force(tmp_path):
-    from common.artifacts import Artifacts
-
     artifacts = Artifacts("shop", "0", root=tmp_path)
 
     def make(step="train"):
@@ -214,6 +224,9 @@ def test_trainings_of_a_sweep_leave_the_run_in_force(tmp_path):
 def test_the_real_towers_are_trained_with_the_settings_of_the_trial(swept, monkeypatch):
     from chapter02_two_tower import train
 
+    with pytest.raises(MissingArtifact, match=r"python -m chapter01_baseline\.reindex"):
+        swept(model="two_tower")
+    make_indices(swept.catalogue)
     seen = []
 
     def stand_in(config):
@@ -229,3 +242,11 @@ def test_the_real_towers_are_trained_with_the_settings_of_the_trial(swept, monke
         tried == set(zip(result.trials["learning_rate"], result.trials["temperature"], strict=True)) and len(tried) == 2
     )
     assert (result.trials["nDCG@10"] == 0.4).all()
+    # The guide of the towers reads chapter 1's index: another one, another sweep.
+    make_indices(swept.catalogue)
+    assert swept(preset="quick", model="two_tower", count=2, seed=4).file != result.file and len(seen) == 4
+
+
+def make_indices(catalogue):
+    with Artifacts.for_catalogue(catalogue).new_run("chapter01_baseline", "reindex", config={}) as folder:
+        (folder / "flat").mkdir()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -21,6 +22,7 @@ from chapter02_two_tower.model import TwoTowerModel
 from chapter02_two_tower.objective import batch_loss
 from chapter02_two_tower.stages import plan_stages
 from chapter02_two_tower.train import schedule
+from common.artifacts import RunFolder
 from common.checkpoints import save_checkpoint
 from common.errors import CourseError
 from common.training_log import read_log
@@ -219,7 +221,39 @@ def test_a_shop_in_which_everything_is_relevant_has_nothing_to_learn_from(tmp_pa
         training.run()
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": (0, 1, 1)}, {"checkpoint_every": 0}, {"patience": 0}, {"in_batch": 0.0}])
-def test_settings_that_train_nothing_are_refused_before_training(tmp_path, wrong):
-    with pytest.raises(CourseError, match="train: "):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": (0, 1, 1)}, r"train: epochs is \(0, 1, 1\); give every stage that is trained 1 or more"),
+        ({"pairs": (1, 0, 1)}, "train: pairs is .* 1 or more"),
+        ({"negatives": (-1, 0, 0)}, r"train: negatives is \(-1, 0, 0\); give every stage 0 or more"),
+        ({"checkpoint_every": 0}, "train: checkpoint_every is 0; choose 1 or more"),
+        ({"patience": 0}, "train: patience is 0; choose 1 or more"),
+        ({"typo_share": 1.5}, "train: typo_share is 1.5; choose a share between 0 and 1"),
+        ({"in_batch": 0.0}, "train: without the in-batch loss"),
+    ],
+)
+def test_settings_that_train_nothing_are_refused_before_training(tmp_path, wrong, message):
+    with pytest.raises(CourseError, match=message):
         toy_training(tmp_path, **({"negatives": (0, 1, 0)} | wrong)).run()
+
+
+def test_the_processes_are_established_before_the_guide_encodes(tmp_path, artifacts_root, monkeypatch):
+    """Each process is given its GPU then: a guide that encoded earlier would sit on the first one in all of them."""
+    order = []
+
+    def guide(*_):
+        order.append("guide")
+        raise CourseError("far enough")
+
+    def made(name):
+        return SimpleNamespace(run=RunFolder(tmp_path, {"run": name}))
+
+    monkeypatch.setattr(train.Processes, "launched", lambda: order.append("processes"))
+    monkeypatch.setattr(train, "load_catalogue", lambda *_, **__: SimpleNamespace(source="toy", digest="0"))
+    monkeypatch.setattr(train, "load_training_data", lambda _: made("data"))
+    monkeypatch.setattr(train, "load_indices", lambda *_: order.append("indices") or made("indices"))
+    monkeypatch.setattr(train.Guide, "of", guide)
+    with pytest.raises(CourseError, match="far enough"):
+        train.main(train.TrainConfig(profile="smoke"))
+    assert order == ["processes", "indices", "guide"]

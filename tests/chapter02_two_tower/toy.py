@@ -92,6 +92,7 @@ def toy_training(folder: Path, **changes):
     """A `Training` of the toy shop in `folder`/work, with the tiny encoder; the same in every process."""
     from chapter02_two_tower.train import TrainConfig, Training, resolved
     from chapter02_two_tower.validation import Validation
+    from common.processes import Processes
 
     if not (folder / "encoder").is_dir():
         tiny_encoder(folder)
@@ -100,7 +101,7 @@ def toy_training(folder: Path, **changes):
     settings |= {"encoder": str(folder / "encoder"), "learning_rate": 1e-3, "checkpoint_every": 2}
     config = resolved(TrainConfig(profile="smoke", **(settings | changes)))
     data = toy_data(catalogue, folder)
-    return Training(config, folder / "work", Validation(catalogue, data), data)
+    return Training(config, folder / "work", Validation(catalogue, data), data, Processes.launched())
 
 
 if __name__ == "__main__":
