@@ -135,11 +135,6 @@ def save_head(file: str | Path, head: CompatibilityHead, *, encoder_id: str, epo
         save_file(state, temporary, metadata={HEAD: json.dumps(described)})
 
 
-def describe_head(file: str | Path) -> dict[str, Any]:
-    """What a checkpoint says of itself: in_dim, out_dim, hidden, scorer, encoder_id, epoch and its figures."""
-    return _read_head(Path(file))[0]
-
-
 def load_head(file: str | Path, embeddings: ItemEmbeddings | None = None) -> CompatibilityHead:
     """Read a checkpoint, for evaluation. embeddings: what it is to be used on.
 
@@ -172,6 +167,7 @@ def load_head(file: str | Path, embeddings: ItemEmbeddings | None = None) -> Com
 
 
 def _read_head(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What the checkpoint says of itself (see `save_head`), and its state."""
     if not file.is_file():
         raise MissingArtifact(f"{file}: no such checkpoint. Make it with: python -m chapter03_multimodal.compatibility")
     try:

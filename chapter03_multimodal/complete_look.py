@@ -163,8 +163,8 @@ def _of_category(finder: LookFinder, category: str) -> list[str]:
     ]
     if not found and not any(f"{path}{SEPARATOR}".startswith(f"{category}{SEPARATOR}") for path in categories.values()):
         near = get_close_matches(category, sorted({*categories.values()}), n=3, cutoff=0.4)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise CourseError(f"complete_look: there is no category {category!r}{hint} Give a path or the start of one.")
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+        raise CourseError(f"There is no category {category!r}{hint} Give a path or the start of one.")
     return found
 
 
@@ -184,8 +184,8 @@ def _table(items: Sequence[str], scores: np.ndarray) -> pd.DataFrame:
 
 def _check(context: Sequence[str], k: int, pool: int, mmr_lambda: float) -> None:
     if not context:
-        raise CourseError("complete_look: the context is empty; give at least one item that is there already")
+        raise CourseError("The context is empty; give at least one item that is there already.")
     if not 1 <= k <= pool:
-        raise CourseError(f"complete_look: k={k} items out of a pool of {pool}; k is at least 1 and at most the pool")
+        raise CourseError(f"k={k} items out of a pool of {pool} cannot be given; k is at least 1 and at most the pool.")
     if not 0 <= mmr_lambda <= 1:
-        raise CourseError(f"complete_look: mmr_lambda={mmr_lambda} weighs relevance and lies between 0 and 1")
+        raise CourseError(f"mmr_lambda={mmr_lambda} cannot be; it weighs relevance and lies between 0 and 1.")

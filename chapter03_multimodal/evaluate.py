@@ -34,7 +34,7 @@ from chapter03_multimodal.systems import BEST, systems
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue, load_catalogue
 from common.cli import run_step
-from common.errors import MissingArtifact
+from common.errors import CourseError, MissingArtifact
 
 CHAPTER, STEP = "chapter03_multimodal", "evaluate"
 HEADLINE = "nDCG@10"
@@ -70,8 +70,8 @@ class EvaluateConfig:
 def main(config: EvaluateConfig) -> EvaluateResult:
     """Search with the chapter's systems, score the hits, and save scoreboard, scores of each query, runs and claims.
 
-    A catalogue without judged queries gets the rows of the other measurements alone. Raises CourseError if an earlier
-    chapter was not evaluated on the same queries in the same way.
+    A catalogue without judged queries gets the rows of the other measurements alone. Raises CourseError if there are
+    none of these either, and if an earlier chapter was not evaluated on the same queries in the same way.
     """
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
@@ -86,6 +86,12 @@ def main(config: EvaluateConfig) -> EvaluateResult:
     for step in OTHERS:
         with suppress(MissingArtifact):
             inputs[step] = artifacts.current(CHAPTER, step)
+    if not inputs:
+        raise CourseError(
+            f"{catalogue.source} has no judged {config.split} queries, and nothing else was measured on it; run "
+            "retrieval, category_classifier or compatibility, or real_photos for "
+            f"{' or '.join(real_photos.SOURCES)}, first."
+        )
     if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
         rows = [of(artifacts, catalogue) for step, of in OTHERS.items() if step in inputs]
         with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
@@ -96,7 +102,7 @@ def main(config: EvaluateConfig) -> EvaluateResult:
                 comparisons = add_gains(compare_claims(theirs | ours, config.seed, CLAIMS), theirs | ours)
                 board = to_scoreboard(ours, seconds, catalogue, config, CHAPTER)
                 save_evaluation(folder, pd.concat([board, *rows], ignore_index=True), ours, comparisons, hits)
-            elif rows:
+            else:
                 _save_without_queries(folder, pd.concat(rows, ignore_index=True))
     return load_evaluation(artifacts, CHAPTER)
 

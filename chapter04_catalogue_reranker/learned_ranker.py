@@ -98,8 +98,8 @@ class RankerResult:
 class LearnedRanker:
     """Ranks the candidates of `QueryFeatures` by start_weight * start + trees; a `common.search.Searcher`.
 
-    Behind the candidates follow the other hits of the starting system, in its order. booster: reads `columns`.
-    start: group of `BEST_OF_CHAPTER`.
+    The starting score is that of chapter 3's best system. Behind the candidates follow its other hits, in its order.
+    booster: reads `columns`.
     """
 
     def __init__(
@@ -109,18 +109,17 @@ class LearnedRanker:
         columns: Sequence[str],
         *,
         start_weight: float,
-        start: str = PICTURES,
         threads: int = 2,
     ) -> None:
         self.features, self.booster, self.columns = features, booster, list(columns)
-        self.start_weight, self.start, self.threads = start_weight, start, threads
+        self.start_weight, self.threads = start_weight, threads
 
     def score(self, table: PairTable) -> np.ndarray:
         """The score of each pair [M]."""
         if not len(table.row):
             return np.empty(0)
         moved = self.booster.predict(table.values[self.columns].to_numpy(), num_threads=self.threads)
-        return self.start_weight * table.starts[self.start] + moved
+        return self.start_weight * table.starts[PICTURES] + moved
 
     def search(
         self,

@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from string import ascii_lowercase
 
 from common.encoders import packaged_minilm
@@ -119,10 +118,10 @@ def named_values(values: Iterable[str], tokenised: Sequence[Sequence[str]]) -> l
     """For each tokenised text the `values` (lower case, of one or more words) that stand in it word by word, the one
     with most words first."""
     split = {value: tuple(value.split()) for value in sorted(set(values))}
+    longest = max(map(len, split.values()), default=0)
     found = []
     for tokens in tokenised:
-        runs = (
-            {(token,) for token in tokens} | {*pairwise(tokens)} | {*zip(tokens, tokens[1:], tokens[2:], strict=False)}
-        )
+        lengths = range(1, min(longest, len(tokens)) + 1)
+        runs = {tuple(tokens[at : at + length]) for length in lengths for at in range(len(tokens) - length + 1)}
         found.append(sorted((value for value, words in split.items() if words in runs), key=lambda v: -len(split[v])))
     return found

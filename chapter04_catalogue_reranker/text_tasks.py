@@ -33,7 +33,7 @@ from common.catalogue.splits import split_by_group
 from common.errors import CourseError
 
 ENGLISH_ROOT = "Categories"
-KINSHIP = ("item_id", "main_image_id", "title")
+KINSHIP = ("title", "item_id", "main_image_id")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def abo_task(catalogue: Catalogue, held_out: float = 0.1, seed: int = 0) -> Text
     """English titles to category paths; the share `held_out` of the training rows to choose on.
 
     catalogue: `abo` with selection="text". Its tables are read once more, for the catalogue has moved each validation
-    product with a relative in train to train. Raises CourseError for files or columns that are missing.
+    product with a relative in train to train. Rows without a title are left out: there is nothing to ask about. Raises
+    CourseError for files or columns that are missing.
     """
     if catalogue.source != "abo":
         raise CourseError(f"abo_task: a catalogue of abo is needed, not of {catalogue.source}")
@@ -74,30 +75,50 @@ def abo_task(catalogue: Catalogue, held_out: float = 0.1, seed: int = 0) -> Text
         require_columns(frame.columns, (*KINSHIP, "node_path"), file)
         parts.append(frame[[*KINSHIP, "node_path"]].assign(split=name.removesuffix(".parquet")))
     table = pd.concat(parts, ignore_index=True)
-    table = table[table["node_path"].str.startswith(f"/{ENGLISH_ROOT}/", na=False)].reset_index(drop=True)
+    english = table["node_path"].str.startswith(f"/{ENGLISH_ROOT}/", na=False)
+    table = table[english & kinship(table)["title"].notna()].reset_index(drop=True)
     path = table["node_path"].str.split("/").str[2:].str.join(SEPARATOR)
     train, test = (table["split"] == "train").to_numpy(), (table["split"] == "val").to_numpy()
     carved = carve(table[train], held_out, seed)
     held = np.zeros(len(table), dtype=bool)
     held[train] = carved
-    related = np.logical_or.reduce([table[name].isin(table.loc[train, name]) for name in KINSHIP])
+    kin = kinship(table)
+    # A missing cell is no kin of another one, though isin takes NaN for NaN.
+    related = np.logical_or.reduce([kin[name].notna() & kin[name].isin(kin.loc[train, name]) for name in KINSHIP])
     return _task(table["title"], path, train & ~held, held, test, known=train, fresh=~related)
 
 
 def carve(table: pd.DataFrame, share: float, seed: int = 0) -> np.ndarray:
-    """Which rows are held out, bool [N]: a share of the families, by a hash of the first title of each.
+    """Which rows are held out, bool [N]: a share of the families, by a hash of the first title of each (of a row
+    without one: its item, else its photo).
 
-    table: rows with the columns of `KINSHIP`. Rows that share an item, a main photo or a title (capitals and spaces
-    aside), directly or through others, are one family and never cut.
+    table: rows with the columns of `KINSHIP`. Rows that share a title, an item or a main photo as `kinship` says,
+    directly or through others, are one family and never cut.
     """
-    titles = table["title"].str.casefold().str.split().str.join(" ")
-    keys = [pd.factorize(column)[0] for column in (table["item_id"], table["main_image_id"], titles)]
-    starts = np.cumsum([len(table), *(key.max() + 1 for key in keys)])
+    kin = kinship(table)
+    keys = [_numbered(kin[name]) for name in KINSHIP]
+    starts = np.cumsum([len(table), *(key.max(initial=-1) + 1 for key in keys)])
     rows, nodes = np.tile(np.arange(len(table)), 3), np.concatenate([s + k for s, k in zip(starts, keys, strict=False)])
     graph = coo_array((np.ones(len(rows)), (rows, nodes)), shape=(starts[-1], starts[-1]))
     family = connected_components(graph, directed=False)[1][: len(table)]
-    named = pd.DataFrame({"product_id": titles.groupby(family).transform("min")})
+    names = kin.bfill(axis=1)["title"].fillna("")
+    named = pd.DataFrame({"product_id": names.groupby(family).transform("min")})
     return (split_by_group(named, {"train": 1 - share, "val": share}, seed) == "val").to_numpy()
+
+
+def kinship(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `KINSHIP` as relatives share them: titles without capitals and extra spaces; NaN for a cell that
+    is missing or empty, which no two rows share."""
+    titles = table["title"].str.casefold().str.split().str.join(" ")
+    return table[[*KINSHIP]].astype(object).assign(title=titles.astype(object)).replace("", np.nan)
+
+
+def _numbered(column: pd.Series) -> np.ndarray:
+    """Numbers from 0, int64 [N]: equal cells have the same, each missing cell has one of its own."""
+    numbers, found = pd.factorize(column)
+    missing = numbers < 0
+    numbers[missing] = len(found) + np.arange(missing.sum())
+    return numbers
 
 
 def shopify_task(catalogue: Catalogue) -> TextTask:

@@ -30,10 +30,6 @@ class ServiceProcess:
     url: str
     log: Path
 
-    def log_end(self) -> str:
-        """The last that it printed."""
-        return _end_of(self.log)
-
 
 @contextmanager
 def serving(command: Sequence[str], *, longest_start: float = LONGEST_START) -> Iterator[ServiceProcess]:

@@ -154,9 +154,10 @@ def test_what_cannot_be_asked_is_an_error():
     toy = finder()
     for options, message in (
         ({"context_ids": ["i00", "nope"]}, "no embedding of item 'nope'"),
-        ({"context_ids": []}, "the context is empty"),
+        ({"context_ids": []}, "The context is empty"),
         ({"gap_category": "Clothing > Shoe"}, "no category 'Clothing > Shoe'; did you mean 'Clothing > Shoes'"),
         ({"gap_category": "Cloth"}, "no category 'Cloth'"),
+        ({"gap_category": "Xyz"}, r"^There is no category 'Xyz'\. Give a path or the start of one\.$"),
         ({"k": 0}, "k=0"),
         ({"k": 5, "pool": 4}, "pool of 4"),
         ({"mmr_lambda": 1.5}, "mmr_lambda=1.5"),

@@ -13,7 +13,7 @@ from chapter03_multimodal import category_classifier, compatibility, export_embe
 from chapter03_multimodal.evaluate import CHAPTER, CLAIMS, EvaluateConfig, main
 from chapter03_multimodal.long_tail import INVERSE
 from chapter03_multimodal.systems import BEST, CLIP, NAMES
-from common.errors import CourseError
+from common.errors import CourseError, MissingArtifact
 from common.evaluation import evaluate as score
 from course.scoreboard import COLUMNS
 
@@ -137,8 +137,10 @@ def test_the_other_measurements_are_added_once_their_steps_were_run(thread, resu
 def test_without_judged_queries_the_other_figures_stand_alone(unasked):
     catalogue, artifacts = unasked
     source = str(catalogue.folder)
-    nothing = main(EvaluateConfig(catalogue=source))
-    assert nothing.scoreboard.empty and nothing.per_query == {} and nothing.comparisons.empty
+    with pytest.raises(CourseError, match="no judged test queries, and nothing else was measured on it; run retrieval"):
+        main(EvaluateConfig(catalogue=source))
+    with pytest.raises(MissingArtifact):
+        load_evaluation(artifacts, CHAPTER)
     measured = retrieval.main(retrieval.RetrievalConfig(catalogue=source))
     found = main(EvaluateConfig(catalogue=source))
     assert {*found.scoreboard} == {*COLUMNS} and found.scoreboard["value"].tolist() == measured.board["value"].tolist()

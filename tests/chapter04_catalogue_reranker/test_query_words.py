@@ -75,6 +75,13 @@ def test_values_of_several_words_stand_word_by_word_and_first():
     assert named_values(values, tokens) == [["oak and anvil", "oak"], ["home"], []]
 
 
+def test_values_may_have_any_number_of_words():
+    values = ["house of oak and anvil", "oak and anvil works", "oak", "a b c d e f"]
+    tokens = [text.split() for text in ("desk by house of oak and anvil", "house of oak and", "a b c d e f")]
+    assert named_values(values, tokens) == [["house of oak and anvil", "oak"], ["oak"], ["a b c d e f"]]
+    assert named_values([], tokens) == [[], [], []] and named_values(values, []) == []
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.text("abc", min_size=7, max_size=7), st.lists(st.text("abc", min_size=5, max_size=9), max_size=20))
 def test_two_errors_are_what_two_steps_of_one_error_reach(word, known):

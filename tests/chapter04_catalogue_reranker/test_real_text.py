@@ -148,6 +148,44 @@ def test_no_family_is_cut():
     assert (carve(table, 0.4, seed=3) != held).any()
 
 
+def test_what_is_missing_makes_no_kin():
+    """Of every four rows, one each has no item, no photo and no title, and one has all."""
+    rows = [listing(n, "Lamps") for n in range(400)]
+    for n in range(0, 400, 4):
+        rows[n]["item_id"] = rows[n + 1]["main_image_id"] = None
+        rows[n + 2]["title"] = (None, "", "  ")[n % 3]
+    table = pd.DataFrame(rows)
+    held = carve(table, 0.5, seed=2)
+    for first in range(4):
+        assert 0.3 < held[first::4].mean() < 0.7, "rows that miss the same are as far from each other as others"
+    whole = pd.DataFrame([listing(n, "Lamps") for n in range(400)])
+    titled = np.arange(400) % 4 != 2
+    np.testing.assert_array_equal(carve(whole, 0.5, seed=2)[titled], held[titled])
+    assert len(carve(table.assign(item_id=None, main_image_id="", title=None), 0.5)) == 400
+
+
+def test_titles_are_the_same_but_for_capitals_and_spaces_and_missing_cells_are_not(abo, home, tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_DATA_HOME", str(tmp_path))
+    (tmp_path / "abo-mini").mkdir()
+    train, val = (pd.read_parquet(home / "abo-mini" / f"{name}.parquet") for name in ("train", "val"))
+    train.loc[train.index[:8], ["item_id", "main_image_id"]] = None, ""
+    train.loc[train.index[8], "title"] = None
+    blank = pd.DataFrame(
+        [
+            listing(400, "Boots", item_id=None, main_image_id=None),
+            listing(401, "Boots", item_id="", main_image_id=""),
+            listing(402, "Boots", title=f" {train['title'][9].upper()} "),
+            listing(403, "Boots", title=None),
+        ]
+    )
+    for name, table in (("train", train), ("val", pd.concat([val, blank], ignore_index=True))):
+        table.to_parquet(tmp_path / "abo-mini" / f"{name}.parquet", index=False)
+    task = abo_task(abo, 0.3, seed=1)
+    assert all(isinstance(text, str) for text in task.texts)
+    assert len(task.known) == 59 and len(task.test) == 12 + 3, "without a title there is nothing to ask about"
+    assert task.fresh[task.test[-3:]].tolist() == [True, True, False]
+
+
 def test_whole_parents_are_held_out_and_only_differing_names_are_asked_about(taxonomy):
     task = shopify_task(taxonomy)
     held = {"fit": "train", "held": "val", "test": "test"}

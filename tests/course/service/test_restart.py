@@ -180,7 +180,7 @@ def test_requests_in_flight_are_answered_before_the_end(toy_script, toy_service,
     command: list[Any] = [sys.executable, "-c", GATED, str(toy_script), str(tmp_path)]
     with serving(command) as running:
         told, early, took = asyncio.run(stopped_while_it_computes(running, tmp_path / "open"))
-        log = running.log_end()
+        log = running.log.read_text()
     assert not early and len(told) == CLIENTS
     check_answers(told, toy_service(tmp_path / "twin"))
     assert running.process.returncode == 0 and took < A_FEW_SECONDS, log
@@ -195,6 +195,6 @@ def test_an_open_page_does_not_keep_the_service_from_ending(toy_script, tmp_path
             running.process.terminate()
             began = time.monotonic()
             code = running.process.wait(60)
-        log = running.log_end()
+        log = running.log.read_text()
     assert code == 0 and time.monotonic() - began < A_FEW_SECONDS, log
     assert "Traceback" not in log

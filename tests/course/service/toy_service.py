@@ -23,6 +23,7 @@ from common.errors import CourseError
 from common.index import DenseIndex, DenseSearcher
 from common.search import Hits, hits_from_scores
 from common.shared_encoders import SharedEncoders, TextMemory
+from course.service import answers
 from course.service import shop as parts
 from course.service.service import Service
 from course.service.shop import Shop
@@ -130,6 +131,7 @@ def toy_service(folder: Path, *, products: int = 60, max_batch: int = 64, rememb
         classify=lambda seen: [[(path, 1 / len(THINGS)) for path in THINGS.values()] for _ in seen],
         similar=_similar(dense.index, HashedWords().encode(texts), ids),
         look=_look(pictured, catalogue),
+        look_means=answers.GOES_WITH,
         look_choices=[
             (f"{title} ({one})", one) for one, title in zip(ids[:8], catalogue.products["title"], strict=False)
         ],
@@ -164,13 +166,13 @@ def _look(pictured: list[str], catalogue: Catalogue):
 
     def complete(context_ids, *, gap_category=None, k=5, pool=100, use_mmr=True, mmr_lambda=0.7):
         if not context_ids:
-            raise CourseError("complete_look: the context is empty; give at least one item that is there already")
+            raise CourseError("The context is empty; give at least one item that is there already.")
         if not 1 <= k <= pool or not 0 <= mmr_lambda <= 1:
-            raise CourseError("complete_look: k is at least 1 and at most the pool, mmr_lambda between 0 and 1")
+            raise CourseError("k is at least 1 and at most the pool, mmr_lambda between 0 and 1.")
         if gap_category is not None and not any(
             f"{path} > ".startswith(f"{gap_category} > ") for path in paths.values()
         ):
-            raise CourseError(f"complete_look: there is no category {gap_category!r}")
+            raise CourseError(f"There is no category {gap_category!r}.")
         fits = [
             one
             for one in pictured
