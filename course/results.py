@@ -4,14 +4,17 @@ renders the page of all results."""
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import tyro
 
-from common.artifacts import RunFolder
+from common.artifacts import Artifacts, RunFolder
 from common.atomic import atomic_write, read_json
 from common.devices import hardware
 from common.errors import CourseError
@@ -21,13 +24,14 @@ from course.scoreboard import COLUMNS, DEFAULT_SOURCE
 if TYPE_CHECKING:
     import pandas as pd
 
-_DECIMALS = 4
+_DECIMALS = 6
+"""More than the page's three: what is rounded twice may end a digit off."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """Keep the rows of the current evaluations in results/SOURCE.csv, each with command, seed, commit and hardware, and
-    render results/README.md from all CSVs there."""
+    """Keep the rows of the current evaluations in results/SOURCE.csv, each with the command that measured it, seed,
+    commit and hardware, and render results/README.md from all CSVs there."""
 
     sources: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE ...", help_behavior_hint="")
@@ -143,11 +147,70 @@ def _evaluations(root: Path, source: str, profile: str) -> Iterator[RunFolder]:
 
 
 def _with_provenance(run: RunFolder) -> pd.DataFrame:
+    """The rows of an evaluation, each with how it was made: by the evaluation, or by the step that it was gathered
+    from."""
     import pandas as pd
 
     rows = pd.read_parquet(run.path / "scoreboard.parquet")[list(COLUMNS)]
-    config: dict[str, Any] = {name: value for name, value in run.manifest["config"].items() if value is not None}
-    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in config.items())
-    command = f"python -m {rows['chapter'].iloc[0]}.evaluate {flags}"
-    made = provenance(command, run.manifest["commit"])
-    return rows.assign(command=command, seed=run.manifest["seed"], commit=made["commit"], hardware=made["hardware"])
+    gathered = _gathered(run)
+    makers = [gathered.get(key, run) for key in zip(rows["system"], rows["metric"], strict=True)]
+    made = {maker.name: _made_by(maker) for maker in makers}
+    return rows.join(pd.DataFrame([made[maker.name] for maker in makers], index=rows.index))
+
+
+def _gathered(evaluation: RunFolder) -> dict[tuple[str, str], RunFolder]:
+    """For what other steps of its chapter measured, by system and metric: the run that did.
+
+    Raises ``MissingArtifact``, with the command, for a run that was removed since.
+    """
+    chapter, inputs = _step_of(evaluation)[0], evaluation.manifest["inputs"]
+    others = getattr(import_module(f"{chapter}.evaluate"), "OTHERS", {})
+    found = {}
+    for step in (step for step in others if step in inputs):
+        artifacts = _Lineage(inputs[step], evaluation.path.parents[4])
+        # Of the catalogue, these functions read nothing but the name.
+        rows = others[step](artifacts, SimpleNamespace(source=artifacts.source))
+        found |= dict.fromkeys(zip(rows["system"], rows["metric"], strict=True), artifacts.current(chapter, step))
+    return found
+
+
+class _Lineage(Artifacts):
+    """The artifacts in which just one run is in force, and those that it was made from, directly or through others:
+    what was made anew since plays no part."""
+
+    def __init__(self, run: str, root: Path) -> None:
+        catalogue, profile, *_ = run.split("/")
+        super().__init__(*catalogue.split("@"), profile, root)
+        self._pinned, names = {}, [run]
+        for name in names:  # which grows: of two runs of one step, the nearer is in force
+            _, _, chapter, step, folder = name.split("/")
+            self._pinned.setdefault((chapter, step), folder)
+            manifest = root / name / "manifest.json"
+            names += read_json(manifest)["inputs"].values() if manifest.is_file() else []
+
+
+def _step_of(run: RunFolder) -> tuple[str, str]:
+    """Chapter and step."""
+    *_, chapter, step, _ = run.name.split("/")
+    return chapter, step
+
+
+def _made_by(run: RunFolder) -> dict[str, Any]:
+    """How a run was made, as cells of its rows."""
+    module = ".".join(_step_of(run))
+    # What a step records beside its settings (the digest of an encoder) is no flag.
+    taken = {field.name for field in fields(get_type_hints(import_module(module).main)["config"])}
+    settings = {name: value for name, value in run.manifest["config"].items() if name in taken}
+    made = provenance(shlex.join(["python", "-m", module, *_flags(settings)]), run.manifest["commit"])
+    return {"command": made["command"], "seed": run.manifest["seed"]} | made
+
+
+def _flags(settings: Mapping[str, Any], prefix: str = "--") -> Iterator[str]:
+    """The settings as a command line takes them; those that are None are left out."""
+    for name, value in settings.items():
+        flag = f"{prefix}{name.replace('_', '-')}"
+        if isinstance(value, Mapping):
+            yield from _flags(value, f"{flag}.")
+        elif value is not None:
+            yield flag
+            yield from map(str, value if isinstance(value, list) else [value])

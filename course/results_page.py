@@ -172,7 +172,8 @@ public schema, or with models of random weights:
 - `abo`: the pictures. The texts are the real ones.
 - `esci`: all of it but 16 real judged rows.
 - `wands`, `ms_marco`, `shopify_catalogue`: all of it.
-- Profile `full`, chapter 1: the cross-encoder and the Flan-T5 of the hub, by tiny models with random weights.
+- Chapter 1: the hub's cross-encoder (profile `full`), and Flan-T5 for query expansion (used by no step), by tiny models
+  with random weights.
 - Profile `full`, chapter 3: a large CLIP, by ViT-B-32 with random weights: saved to and loaded from a folder, embedded,
   fine-tuned for two steps, indexed, searched.
 - Profile `full`, chapter 4: SigLIP2 and BGE with their public weights. Their real sizes train, stop, resume and export
@@ -279,8 +280,10 @@ def _provenance(rows: pd.DataFrame) -> Iterator[str]:
 def _benchmarks(rows: pd.DataFrame) -> Iterator[str]:
     yield "## Benchmarks"
     yield (
-        "Ours beside its peer, both measured in one run on the same machine; the ratio is ours over the peer's. All "
-        f"rows: [{bench.SAVED}]({bench.SAVED})."
+        "Ours beside its peer, both measured in one run on the same machine. Values are medians over rounds. The "
+        "ratio, ours over the peer's, is the median of the rounds' own ratios, which need not be the quotient of the "
+        "two values; it is that quotient only for the service, the constellation (medians over frames) and the cached "
+        f"loss (measured once). All rows: [{bench.SAVED}]({bench.SAVED})."
     )
     lines = [["benchmark", "ours", "peer", "unit", "our value", "peer's value", "ratio"], ["---"] * 4 + ["---:"] * 3]
     for row in rows.itertuples():
@@ -300,8 +303,9 @@ def _growth(path: Path) -> Iterator[str]:
         f"Over generated products, with vectors that stand in for an encoder's: recall of the {first['k']} exact "
         'neighbours of what shoppers write, and of products of other shops ("similar products"); queries a second of '
         f"{first['threads']} threads, {first['batch']:,} at once. Of each index the fastest setting that surely "
-        f"reaches {first['target']} on other queries. All settings: [{path.name}]({path.name}). [The "
-        "story](../chapter01_baseline/06_past_one_machine.ipynb)."
+        f'reaches {first["target"]} on other queries. Queries a second are medians over the rounds; so is "x Flat", of '
+        "the ratios to Flat in the same round, which need not be the quotient of two medians. All settings: "
+        f"[{path.name}]({path.name}). [The story](../chapter01_baseline/06_past_one_machine.ipynb)."
     )
     lines = [[*table], ["---" if name in ("queries", "index", "setting") else "---:" for name in table]]
     lines += [[cell if isinstance(cell, str) else bench.figure(cell) for cell in row] for row in table.to_numpy()]

@@ -15,6 +15,8 @@ from common.errors import CourseError
 
 MOST_HITS = 100
 """Products that one question may ask for."""
+MOST_CATEGORIES = 50
+"""Category paths that one question may ask for: chapter 4's limit, whose module would load torch for it."""
 LONGEST_QUERY = 2_000
 """Characters."""
 LARGEST_PICTURE = 10 * 2**20
@@ -22,6 +24,9 @@ LARGEST_PICTURE = 10 * 2**20
 
 COSINE = "cosine of the two vectors, from -1 to 1"
 GOES_WITH = "mean chance of going with each product of the context, from 0 to 1"
+GOES_WITH_BY_COSINE = (
+    "mean cosine with each product of the context, of vectors in which what goes together is near, from -1 to 1"
+)
 
 
 class UnknownProduct(CourseError):

@@ -153,7 +153,7 @@ def _add_pictures(router: APIRouter, service: Service) -> None:
         description: schemas.Description = None,
         picture: schemas.PictureIfAny = None,
         candidates: schemas.Candidates = (),
-        k: schemas.FormCount = 10,
+        k: schemas.CategoryCount = 10,
     ) -> Response:
         """The categories where a product may belong, from its text, its picture or both; one of them is needed."""
         content = None if picture is None else await _content(picture)

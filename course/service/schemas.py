@@ -14,7 +14,7 @@ from fastapi import File, Form, Path, Query, UploadFile
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from course.service import answers
-from course.service.answers import LARGEST_PICTURE, LONGEST_QUERY, MOST_HITS
+from course.service.answers import LARGEST_PICTURE, LONGEST_QUERY, MOST_CATEGORIES, MOST_HITS
 from course.service.service import LEAST_SIDE, LONGEST_TEXT, MOST_CONTEXT, SIDES
 
 LONGEST_ID, LONGEST_NAME = 200, 500
@@ -64,7 +64,8 @@ Lambda = Annotated[
     float, Query(ge=0, le=1, description="Weight of suiting against differing: 1 is suiting alone, 0 differing alone.")
 ]
 
-FormCount = Annotated[int, Form(ge=1, le=MOST_HITS, description="So many at most.")]
+FormCount = Annotated[int, Form(ge=1, le=MOST_HITS, description="So many products at most.")]
+CategoryCount = Annotated[int, Form(ge=1, le=MOST_CATEGORIES, description="So many category paths at most.")]
 _A_PICTURE = File(
     description=f"A picture of at most {LARGEST_PICTURE // 2**20} MB, not animated. Its bytes count, not what it is "
     "said to be."

@@ -28,8 +28,8 @@ from common.search import check_k
 from common.shared_encoders import SharedEncoders
 from course.service.answers import (
     COSINE,
-    GOES_WITH,
     LONGEST_QUERY,
+    MOST_CATEGORIES,
     MOST_HITS,
     Answer,
     CategoryAnswer,
@@ -165,7 +165,9 @@ class Service:
             self.product(product_id)
         asked = {"gap_category": gap_category, "k": count, "pool": pool, "use_mmr": use_mmr, "mmr_lambda": mmr_lambda}
         found = await self._others.ask(lambda: complete(context_ids, **asked))
-        return Answer(self._hits(found.items.itertuples(index=False, name=None)), LOOK, GOES_WITH, found.note)
+        return Answer(
+            self._hits(found.items.itertuples(index=False, name=None)), LOOK, self.shop.look_means, found.note
+        )
 
     async def categories(
         self,
@@ -181,7 +183,7 @@ class Service:
         Raises UnusablePicture, NotBuilt, and CourseError if nothing is given, a text is too long, a candidate is empty
         or given twice, and for a k out of range.
         """
-        rank, count = self._built(self.shop.rank, RANKING), _count(k)
+        rank, count = self._built(self.shop.rank, RANKING), _count(k, MOST_CATEGORIES, "category paths")
         seen = None if picture is None else await self._opened(picture)
         call = partial(self._rank, rank, title, description, seen, candidates, count)
         found = await self._others.ask(call)
@@ -349,9 +351,9 @@ def _call_each(calls: list[Callable[[], Any]]) -> list[Any]:
     return [call() for call in calls]
 
 
-def _count(k: int) -> int:
-    if check_k(k) > MOST_HITS:
-        raise CourseError(f"k is {k}; at most {MOST_HITS} products are given at once.")
+def _count(k: int, most: int = MOST_HITS, what: str = "products") -> int:
+    if check_k(k) > most:
+        raise CourseError(f"k is {k}; at most {most} {what} are given at once.")
     return int(k)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
@@ -20,7 +20,7 @@ from common.errors import CourseError, MissingArtifact
 from common.search import Searcher
 from common.shared_encoders import SharedEncoders, shared_encoders
 from course import scoreboard
-from course.service.answers import COSINE, Product
+from course.service.answers import COSINE, GOES_WITH, GOES_WITH_BY_COSINE, Product
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,6 +48,8 @@ SCORES = {
 }
 """What the scores of a system measure."""
 FUSED = "weighted mean of two scores, each scaled to 0 to 1 over what it retrieved"
+LOOK_SCORES = {"pair": GOES_WITH, "cosine": GOES_WITH_BY_COSINE}
+"""What the scores of a look measure, by the scorer of its compatibility head."""
 
 Part = TypeVar("Part")
 
@@ -58,9 +60,10 @@ class Shop:
 
     runs: the run of every step, by "chapter/step". systems: text searchers, the simplest first, the strongest last.
     chapters: the chapter of each. pictures: searches by PIL picture. classify: the categories of pictures, with their
-    probabilities. similar: (product id, k) to neighbours and their cosines. look: completes a look. rank: category
-    paths of a product. look_choices: (title, product id) to begin a look with. gap_categories: what a look may lack.
-    board: rows of the scoreboard. map_page: the constellation's HTML. missing: part or system to what to run.
+    probabilities. similar: (product id, k) to neighbours and their cosines. look: completes a look. look_means: what
+    its scores measure. look_choices: (title, product id) to begin a look with. gap_categories: what a look may lack.
+    rank: category paths of a product. board: rows of the scoreboard. map_page: the constellation's HTML. missing: part
+    or system to what to run.
     """
 
     catalogue: Catalogue
@@ -72,6 +75,7 @@ class Shop:
     classify: Callable[[Sequence[Image.Image]], list[list[tuple[str, float]]]] | None = None
     similar: Callable[[str, int], list[tuple[str, float]]] | None = None
     look: Callable[..., Look] | None = None
+    look_means: str = ""
     look_choices: list[tuple[str, str]] = field(default_factory=list)
     gap_categories: list[str] = field(default_factory=list)
     rank: Callable[..., Ranked] | None = None
@@ -138,7 +142,7 @@ def _load(catalogue: Catalogue, artifacts: Artifacts) -> Shop:
         systems |= found
         chapters |= dict.fromkeys(found, chapter)
     pictures = load([PICTURE], lambda: _pictures(artifacts))
-    look, choices, gaps = load([LOOK], lambda: _look(artifacts, catalogue)) or (None, [], [])
+    look = load([LOOK], lambda: _look(artifacts, catalogue)) or {}
     return Shop(
         catalogue=catalogue,
         profile=artifacts.profile,
@@ -148,9 +152,7 @@ def _load(catalogue: Catalogue, artifacts: Artifacts) -> Shop:
         pictures=pictures,
         classify=load([CATEGORY], lambda: _classifier(artifacts)),
         similar=load([SIMILAR], lambda: _similar(artifacts, catalogue)),
-        look=look,
-        look_choices=choices,
-        gap_categories=gaps,
+        **look,
         rank=load([RANKING], lambda: _ranking(artifacts, catalogue)),
         board=load([SCOREBOARD], lambda: _board(artifacts)),
         map_page=load([CONSTELLATION], lambda: _map_page(artifacts)),
@@ -218,7 +220,8 @@ def _similar(artifacts: Artifacts, catalogue: Catalogue) -> Callable[[str, int],
     return neighbours
 
 
-def _look(artifacts: Artifacts, catalogue: Catalogue) -> tuple[Callable[..., Look], list[tuple[str, str]], list[str]]:
+def _look(artifacts: Artifacts, catalogue: Catalogue) -> dict[str, Any]:
+    """The fields of `Shop` that tell of looks."""
     from functools import partial
 
     from chapter03_multimodal.complete_look import complete_look, load_look_finder
@@ -226,7 +229,12 @@ def _look(artifacts: Artifacts, catalogue: Catalogue) -> tuple[Callable[..., Loo
 
     finder = load_look_finder(artifacts, catalogue)
     state = DemoState(catalogue, {}, None, None, finder, {})
-    return partial(complete_look, finder), context_choices(state), gap_categories(state)
+    return {
+        "look": partial(complete_look, finder),
+        "look_means": LOOK_SCORES[finder.scorer.head.scorer],
+        "look_choices": context_choices(state),
+        "gap_categories": gap_categories(state),
+    }
 
 
 def _ranking(artifacts: Artifacts, catalogue: Catalogue) -> Callable[..., Ranked]:

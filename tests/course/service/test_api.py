@@ -23,6 +23,7 @@ from common.errors import CourseError, MissingArtifact
 from course.service import schemas
 from course.service.answers import (
     LARGEST_PICTURE,
+    MOST_CATEGORIES,
     Answer,
     Filters,
     Hit,
@@ -147,6 +148,16 @@ def test_pictures_and_texts_reach_the_service_whole(client, service, picture):
     assert answer.json() == schemas.category_answer(expected)
     found = client.post("/search/image", files={"picture": ("../../x.exe", picture, "text/plain")}, data={"k": "4"})
     assert found.json() == schemas.picture_answer(client.portal.call(partial(service.search_picture, picture, k=4)))
+
+
+def test_categories_have_a_limit_of_their_own(client):
+    def asked(k: int):
+        return client.post("/categories", files={"title": (None, "Mug"), "k": (None, str(k))})
+
+    limit = client.get("/openapi.json").json()["components"]["schemas"]["Body_categories"]["properties"]["k"]
+    assert (limit["minimum"], limit["maximum"]) == (1, MOST_CATEGORIES)
+    assert asked(MOST_CATEGORIES).status_code == 200
+    assert error_of(asked(MOST_CATEGORIES + 1), 422) == f"k: must be at most {MOST_CATEGORIES}."
 
 
 def test_filters_that_nothing_passes_answer_without_hits_and_say_so(client):
@@ -304,7 +315,7 @@ def test_a_search_that_makes_no_sense_says_why(client, body, reason):
         (f"{LOOK}&mmr_lambda=nan", "mmr_lambda: must be at most 1.0."),
         (f"{LOOK}&use_mmr=maybe", "use_mmr: must be true or false."),
         (f"{LOOK}&pool=1001", "pool: must be at most 1000."),
-        (f"{LOOK}&k=9&pool=3", "complete_look: k is at least 1 and at most the pool, mmr_lambda between 0 and 1"),
+        (f"{LOOK}&k=9&pool=3", "k is at least 1 and at most the pool, mmr_lambda between 0 and 1."),
         ("/products/a%00b", "product_id: must say something, without control characters."),
         (f"/products/{'x' * 201}", "product_id: may have at most 200 characters."),
     ],
@@ -408,7 +419,7 @@ def test_an_upload_that_cannot_be_used_says_why(client, files, status, reason):
             "candidates.1: must say something, without control characters.",
         ),
         ({"k": "3"}, "Nothing is given; give a title, a description or a picture of the product."),
-        ({"title": "a", "k": "101"}, "k: must be at most 100."),
+        ({"title": "a", "k": "51"}, "k: must be at most 50."),
         ({"titel": "a"}, "titel: there is no such field here."),
     ],
 )

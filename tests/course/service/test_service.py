@@ -11,7 +11,15 @@ from PIL import Image
 from chapter04_catalogue_reranker import demo_functions
 from common.errors import CourseError
 from course.service import service as service_module
-from course.service.answers import MOST_HITS, Filters, NotBuilt, UnknownProduct, UnusablePicture
+from course.service.answers import (
+    GOES_WITH,
+    MOST_CATEGORIES,
+    MOST_HITS,
+    Filters,
+    NotBuilt,
+    UnknownProduct,
+    UnusablePicture,
+)
 from course.service.service import allowed_ids
 
 
@@ -152,6 +160,7 @@ def test_a_product_is_never_its_own_neighbour(service):
 def test_a_look_and_the_categories_of_a_product(service):
     answer = one(service.complete_look(["p0001"], gap_category="Home", k=3))
     assert [hit.product.category_path for hit in answer.hits] == ["Home > Lighting > Lamps"] * 3
+    assert answer.score_means == service.shop.look_means == GOES_WITH
     ranked = one(service.categories(title="a mug", picture=png(), candidates=["A > B", "C"], k=1))
     assert ranked.ranking == [("A > B", pytest.approx(2 / 3))]
     assert ranked.text_share == 0.4 and len(ranked.neighbours) == 3
@@ -180,8 +189,16 @@ def test_thumbnails_are_made_anew_and_small(service):
             one(service.thumbnail("p0000", side))
 
 
-def test_texts_may_be_as_long_as_in_chapter_4():
+def test_chapter_4_takes_as_much_as_is_promised():
     assert service_module.LONGEST_TEXT == demo_functions.LONGEST_TEXT
+    assert MOST_CATEGORIES == demo_functions.MOST
+
+
+def test_as_many_categories_as_chapter_4_ranks_may_be_asked_for(service):
+    paths = [f"A > {number}" for number in range(MOST_CATEGORIES + 1)]
+    assert len(one(service.categories(title="a mug", candidates=paths, k=MOST_CATEGORIES)).ranking) == MOST_CATEGORIES
+    with pytest.raises(CourseError, match=f"k is {MOST_CATEGORIES + 1}; at most {MOST_CATEGORIES} category paths"):
+        one(service.categories(title="a mug", candidates=paths, k=MOST_CATEGORIES + 1))
 
 
 def test_a_closed_service_has_answered_what_waited(service):

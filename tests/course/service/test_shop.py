@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import numpy as np
@@ -9,6 +10,11 @@ import pandas as pd
 import pytest
 
 from chapter01_baseline import choose, reindex
+from chapter03_multimodal import complete_look
+from chapter03_multimodal.compatibility_head import CompatibilityHead
+from chapter03_multimodal.complete_look import LookFinder
+from chapter03_multimodal.export_embeddings import ItemEmbeddings
+from chapter03_multimodal.outfit_pairs import ItemFacts
 from common import encoders
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue
@@ -16,6 +22,8 @@ from common.devices import choose_placement
 from common.errors import CourseError, MissingArtifact
 from course.scoreboard import COLUMNS
 from course.service import shop as module
+from course.service.answers import GOES_WITH, GOES_WITH_BY_COSINE
+from course.service.service import Service
 from course.service.shop import CONSTELLATION, LOOK, PICTURE, RANKING, SCOREBOARD, SIMILAR, load_shop, products_of
 from course.service.shop import score_means as means
 
@@ -115,6 +123,18 @@ def test_a_run_that_ends_while_the_shop_loads_is_not_mixed_in(catalogue, monkeyp
     assert "BM25" in shop.systems
     assert shop.board["value"].tolist() == [0.4]
     assert load_shop(catalogue)[0].board["value"].tolist() == [0.9]
+
+
+@pytest.mark.parametrize(("scorer", "measures"), [("pair", GOES_WITH), ("cosine", GOES_WITH_BY_COSINE)])
+def test_the_scores_of_a_look_are_those_of_its_head(catalogue, monkeypatch, scorer, measures):
+    vectors = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    embeddings = ItemEmbeddings(vectors, catalogue.products["product_id"].tolist(), "toy", pd.DataFrame())
+    head = CompatibilityHead(4, 4, hidden=4, scorer=scorer)
+    finder = LookFinder.build(head, embeddings, ItemFacts.of(catalogue.products))
+    monkeypatch.setattr(complete_look, "load_look_finder", lambda *_: finder)
+    service = Service(*load_shop(catalogue))
+    assert asyncio.run(service.complete_look(["p1"])).score_means == service.shop.look_means == measures
 
 
 def test_errors_become_commands():
