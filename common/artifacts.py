@@ -134,6 +134,18 @@ class Artifacts:
         copy._pinned = found
         return copy
 
+    def as_of(self, run: str) -> Artifacts:
+        """The same artifacts, in which just the run of this name is in force, and those that it was made from, directly
+        or through others: what was made anew since plays no part."""
+        copy, names = Artifacts(self.source, self.digest, self.profile, self.root), [run]
+        copy._pinned = {}
+        for name in names:  # which grows: of two runs of one step, the nearer is in force
+            *_, chapter, step, folder = name.split("/")
+            copy._pinned.setdefault((chapter, step), folder)
+            manifest = self.root / name / "manifest.json"
+            names += read_json(manifest)["inputs"].values() if manifest.is_file() else []
+        return copy
+
     @property
     def runs(self) -> dict[str, str]:
         """The name of the run in force of every step that has one, by "chapter/step"."""

@@ -165,28 +165,14 @@ def _gathered(evaluation: RunFolder) -> dict[tuple[str, str], RunFolder]:
     """
     chapter, inputs = _step_of(evaluation)[0], evaluation.manifest["inputs"]
     others = getattr(import_module(f"{chapter}.evaluate"), "OTHERS", {})
-    found = {}
+    catalogue, profile, *_ = evaluation.name.split("/")
+    newest, found = Artifacts(*catalogue.split("@"), profile, evaluation.path.parents[4]), {}
     for step in (step for step in others if step in inputs):
-        artifacts = _Lineage(inputs[step], evaluation.path.parents[4])
+        artifacts = newest.as_of(inputs[step])
         # Of the catalogue, these functions read nothing but the name.
         rows = others[step](artifacts, SimpleNamespace(source=artifacts.source))
         found |= dict.fromkeys(zip(rows["system"], rows["metric"], strict=True), artifacts.current(chapter, step))
     return found
-
-
-class _Lineage(Artifacts):
-    """The artifacts in which just one run is in force, and those that it was made from, directly or through others:
-    what was made anew since plays no part."""
-
-    def __init__(self, run: str, root: Path) -> None:
-        catalogue, profile, *_ = run.split("/")
-        super().__init__(*catalogue.split("@"), profile, root)
-        self._pinned, names = {}, [run]
-        for name in names:  # which grows: of two runs of one step, the nearer is in force
-            _, _, chapter, step, folder = name.split("/")
-            self._pinned.setdefault((chapter, step), folder)
-            manifest = root / name / "manifest.json"
-            names += read_json(manifest)["inputs"].values() if manifest.is_file() else []
 
 
 def _step_of(run: RunFolder) -> tuple[str, str]:
