@@ -29,7 +29,7 @@ from chapter01_baseline.evaluate import (
 )
 from chapter02_two_tower import evaluate as two_tower
 from chapter02_two_tower.evaluate import add_gains, add_judged_only, earlier_scores
-from chapter03_multimodal import category_classifier, compatibility, real_photos, retrieval
+from chapter03_multimodal import category_classifier, compatibility, longer_tails, real_photos, retrieval
 from chapter03_multimodal.systems import BEST, systems
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue, load_catalogue
@@ -154,6 +154,7 @@ OTHERS: dict[str, Callable[[Artifacts, Catalogue], pd.DataFrame]] = {
     "category_classifier": _classifier_rows,
     "compatibility": _compatibility_rows,
     "real_photos": real_photos.scoreboard_rows,
+    "longer_tails": longer_tails.scoreboard_rows,
 }
 """The chapter's other measurements, by step, and what makes scoreboard rows of each."""
 
