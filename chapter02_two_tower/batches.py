@@ -4,12 +4,15 @@ Every other product of a batch is a negative for a query, so the batch decides h
 Three rules: queries take turns, so that a batch holds different ones (a query comes again only where one round ends and
 the next begins); a product stands in a batch once, however many pairs name it; and a product that is known to be
 relevant to a query is marked, to be masked.
+
+For hard negatives that cost nothing, similar queries can be put together (`BatchMaker.together`): what fits one of them
+is nearly right for the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -47,7 +50,11 @@ class BatchMaker:
     positives: `query_id, product_id, weight`. negatives: query id -> products to draw from. relevant: query id -> all
     products known to be relevant to it, in whatever split or stage. pairs: positives an epoch; the next epoch goes on
     where this one stopped: every query gives its next pair in its turn. typo_share: of the queries, that get a
-    typing error.
+    typing error. together: so many similar queries follow each other, 1: none are looked for. similar: for each query
+    others, the most similar first.
+
+    Source of the similar queries: Hofstatter et al. 2021, who draw batches from clusters of queries (TAS-Balanced,
+    arXiv:2104.06967). Here a batch holds several groups, so that each query meets other kinds of products too.
     """
 
     positives: pd.DataFrame
@@ -58,12 +65,16 @@ class BatchMaker:
     pairs: int
     seed: int
     typo_share: float = 0.0
+    together: int = 1
+    similar: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not len(self.positives):
             raise CourseError("there is no positive pair to train on; prepare_data prints what a catalogue has.")
         if self.batch_size < 2 or self.pairs < 1:
             raise CourseError(f"a batch needs two pairs or more and an epoch one, not {self.batch_size}, {self.pairs}.")
+        if self.together < 1:
+            raise CourseError(f"together counts a query too: 1 or more, not {self.together}.")
 
     @property
     def steps(self) -> int:
@@ -80,13 +91,32 @@ class BatchMaker:
     def _order(self, count: int) -> list[int]:
         """Round after round, each query gives its next pair; queries are shuffled anew in each round."""
         rng = np.random.default_rng([self.seed, 0])
-        of_query = [rng.permutation(rows) for rows in self.positives.groupby("query_id").indices.values()]
+        rows_of = {query: rng.permutation(rows) for query, rows in self.positives.groupby("query_id").indices.items()}
+        queries = list(rows_of)
         order: list[int] = []
         turn = 0
         while len(order) < count:
-            order += [int(of_query[at][turn % len(of_query[at])]) for at in rng.permutation(len(of_query))]
+            shuffled = [queries[at] for at in rng.permutation(len(queries))]
+            order += [int(rows_of[query][turn % len(rows_of[query])]) for query in self._grouped(shuffled, rng)]
             turn += 1
         return order[:count]
+
+    def _grouped(self, queries: list[str], rng: np.random.Generator) -> list[str]:
+        """The queries in groups of `together`: each that is left takes the most similar ones that are left with it.
+
+        A group whose similar queries are all taken stays smaller. The groups are shuffled, or the last ones of each
+        round, which had little to choose from, would always share a batch.
+        """
+        if self.together == 1:
+            return queries
+        left, groups = dict.fromkeys(queries), []
+        for query in queries:
+            if query in left:
+                near = [other for other in self.similar.get(query, ()) if other in left and other != query]
+                groups.append([query, *near[: self.together - 1]])
+                for taken in groups[-1]:
+                    del left[taken]
+        return [query for at in rng.permutation(len(groups)) for query in groups[at]]
 
     def _batch(self, rows: pd.DataFrame, rng: np.random.Generator) -> Batch:
         queries, own = rows["query_id"].tolist(), []

@@ -1,8 +1,9 @@
 """A guide: another encoder that knows what is likely relevant although nobody judged it.
 
-In-batch and mined negatives are taken for irrelevant because nobody said otherwise. Where the guide puts such a product
-above the query's own positive, it is more likely a hole in the judgements, and is left out of the loss (Solatorio,
-"GISTEmbed: Guided In-sample Selection of Training Negatives for Text Embedding Fine-tuning", 2024).
+In-batch negatives are taken for irrelevant because nobody said otherwise. Where the guide puts such a product above the
+query's own positive, it is more likely a hole in the judgements, and is left out of the loss (Solatorio, "GISTEmbed:
+Guided In-sample Selection of Training Negatives for Text Embedding Fine-tuning", 2024). The negatives drawn for a query
+stay: they were filtered when they were mined, and what the guide, too, takes for relevant is what is to be learnt.
 """
 
 from __future__ import annotations
@@ -55,11 +56,14 @@ class Guide:
         )
 
     def mark(self, batch: Batch) -> Batch:
-        """Return the batch with what the guide scores above a row's positive marked as known to be relevant."""
+        """Return the batch with what the guide scores above a row's positive marked as known to be relevant, but for
+        what was drawn as its negative."""
         queries = self.queries[[self.query_ids[query_id] for query_id in batch.query_ids]]
         products = self.products[[self.product_ids[product_id] for product_id in batch.product_ids]]
         likely = guide_mask(torch.from_numpy(queries), torch.from_numpy(products), batch.positives)
         for row, query_id in enumerate(batch.query_ids):
             judged = self.irrelevant.get(query_id, frozenset())
             likely[row, [at for at, product_id in enumerate(batch.product_ids) if product_id in judged]] = False
+        row, place = (batch.own_negatives >= 0).nonzero(as_tuple=True)
+        likely[row, batch.own_negatives[row, place]] = False
         return replace(batch, known=batch.known | likely)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from chapter02_two_tower.mine_hard_negatives import Mined, hard_negatives_of, training_queries
@@ -15,6 +17,8 @@ from common.errors import CourseError
 from common.progress import tell
 
 RATE_OF_WEAK_POSITIVES = 0.1
+MOST_SIMILAR = 100
+"""Similar queries that are remembered for each: enough for some to be left when others have taken theirs."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +26,15 @@ class Stage:
     """One stage of training.
 
     positives: `query_id, product_id, weight`. kind: of the extra negatives, "random" or "hard". negatives: so many of
-    them for every positive. pairs: positives an epoch. rate: peak of the learning rate. falls: whether it comes down to
-    0 at the end of the stage.
+    them for every positive. together: so many similar queries share a batch. pairs: positives an epoch. rate: peak of
+    the learning rate. falls: whether it comes down to 0 at the end of the stage.
     """
 
     name: str
     positives: pd.DataFrame
     kind: str
     negatives: int
+    together: int
     pairs: int
     epochs: int
     rate: float
@@ -58,6 +63,7 @@ def plan_stages(config: TrainConfig, data: TrainingData) -> list[Stage]:
             positives=of_stage[number],
             kind="random" if number == 1 else "hard",
             negatives=config.negatives[at],
+            together=config.similar_queries if number == 2 else 1,
             pairs=min(config.pairs[at], len(of_stage[number])),
             epochs=config.epochs[at],
             rate=rate,
@@ -69,7 +75,7 @@ def plan_stages(config: TrainConfig, data: TrainingData) -> list[Stage]:
         hard = plan[1]
         # As many steps in one epoch: what is compared in the end need not be validated in between.
         once = {"pairs": hard.pairs * hard.epochs, "epochs": 1}
-        plan.append(replace(hard, name="control", kind="random", **once))
+        plan.append(replace(hard, name="control", kind="random", together=1, **once))
     return plan
 
 
@@ -100,6 +106,19 @@ def stage_negatives(
     return _pools(stage, pools, stage.positives), report
 
 
+def similar_queries(stage: Stage, model: TwoTowerModel, queries: Mapping[str, str]) -> dict[str, list[str]]:
+    """For each query of the stage the ones that `model` finds most similar (`MOST_SIMILAR`), the nearest first; none
+    are looked for if the stage puts none together. queries: wording by id."""
+    if stage.together == 1:
+        return {}
+    ids = sorted(stage.positives["query_id"].unique())
+    vectors = model.query.embed([queries[query_id] for query_id in ids])
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -np.inf)
+    nearest = np.argsort(-scores, axis=1, kind="stable")[:, : min(MOST_SIMILAR, len(ids) - 1)]
+    return {query_id: [ids[at] for at in row] for query_id, row in zip(ids, nearest, strict=True)}
+
+
 def _pools(stage: Stage, negatives: pd.DataFrame, positives: pd.DataFrame) -> dict[str, list[str]]:
     """The products to draw from, by query; queries whose every candidate is relevant have none, and are told of."""
     found = by_query(negatives.drop_duplicates(["query_id", "product_id"]))
@@ -124,6 +143,7 @@ def _check(config: TrainConfig) -> None:
         ("epochs", all(config.epochs[at] >= 1 for at in chosen), "give every stage that is trained 1 or more"),
         ("pairs", all(config.pairs[at] >= 1 for at in chosen), "give every stage that is trained 1 or more"),
         ("negatives", all(count >= 0 for count in config.negatives), "give every stage 0 or more"),
+        ("similar_queries", config.similar_queries >= 1, "choose 1 or more; 1 looks for none"),
         ("checkpoint_every", config.checkpoint_every >= 1, "choose 1 or more"),
         ("patience", config.patience >= 1, "choose 1 or more"),
         ("typo_share", 0 <= config.typo_share <= 1, "choose a share between 0 and 1"),

@@ -31,7 +31,7 @@ from chapter02_two_tower.cached_loss import cached_backward
 from chapter02_two_tower.guide import Guide
 from chapter02_two_tower.model import Tower, TwoTowerModel
 from chapter02_two_tower.objective import batch_loss
-from chapter02_two_tower.stages import Stage, plan_stages, stage_negatives
+from chapter02_two_tower.stages import Stage, plan_stages, similar_queries, stage_negatives
 from chapter02_two_tower.train_config import TrainConfig, architecture, resolved
 from chapter02_two_tower.training_data import TrainingData, known_relevant, load_training_data
 from chapter02_two_tower.typos import misspell
@@ -208,12 +208,13 @@ class Training:
 
     def _batches(self, stage: Stage, model: TwoTowerModel) -> BatchMaker:
         """Mining is done once and kept: what was drawn must be drawn again after an interruption."""
-        file = self.work / stage.name / "negatives.json"
+        file, similar = (self.work / stage.name / name for name in ("negatives.json", "similar_queries.json"))
         if self.is_main and not file.is_file():
             pools, mined = stage_negatives(stage, model, self.validation, self.data, self.config)
             if mined is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 mined.skipped.to_parquet(file.parent / "skipped.parquet", index=False)
+            write_json(similar, similar_queries(stage, model, self.queries))
             write_json(file, pools)
         self.processes.wait()
         return BatchMaker(
@@ -224,6 +225,8 @@ class Training:
             negatives_per_positive=stage.negatives,
             pairs=stage.pairs,
             typo_share=self.config.typo_share,
+            together=stage.together,
+            similar=read_json(similar),
             seed=stage.seed,
         )
 

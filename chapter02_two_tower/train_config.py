@@ -50,8 +50,10 @@ class TrainConfig:
     """Positive pairs an epoch, in each of the three stages."""
     epochs: tuple[int, int, int] | None = None
     """Epochs at most in each stage."""
-    negatives: tuple[int, int, int] = (0, 1, 0)
+    negatives: tuple[int, int, int] = (0, 2, 0)
     """Extra negatives drawn for every positive in each stage, besides the other products of the batch."""
+    similar_queries: int = 8
+    """In stage 2, so many similar queries share a batch: the products of each are hard negatives of the others."""
     batch_size: int = 64
     """Positive pairs a step."""
     learning_rate: float = 5e-5
@@ -66,7 +68,7 @@ class TrainConfig:
     typo_share: float = 0.15
     """Share of the training queries that get a typing error."""
     guide: bool = True
-    """Leave out of the negatives what chapter 1's encoder scores above the positive: likely relevant, not judged."""
+    """Leave out of the in-batch negatives what chapter 1's encoder scores above the positive: likely relevant."""
     cached: bool = False
     """Embed a batch in chunks, twice (GradCache): memory for large batches, at more time."""
     train_token_embeddings: bool = False

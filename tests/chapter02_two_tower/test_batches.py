@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -62,8 +63,39 @@ def test_queries_of_a_batch_differ_and_every_pair_comes_before_one_comes_again()
     assert len(of_q3) == 6 and len(set(of_q3[:4])) == 4 == PAIRS["query_id"].eq("q3").sum()
 
 
+def test_similar_queries_stand_together_and_still_take_turns():
+    partner = {f"q{at}": [f"q{at ^ 1}", f"q{(at + 5) % 12}"] for at in range(12)}
+    for epoch in range(3):
+        round_of_queries = []
+        for batch in maker(pairs=12, together=2, similar=partner).epoch(epoch):
+            assert all(partner[query][0] in batch.query_ids for query in batch.query_ids)
+            round_of_queries += batch.query_ids
+        assert len(set(round_of_queries)) == 12
+    alone = maker(pairs=12).epoch(0)
+    assert not all(partner[query][0] in batch.query_ids for batch in alone for query in batch.query_ids)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5), st.integers(0, 20))
+def test_groups_take_the_most_similar_queries_that_are_left(together, seed):
+    rng = np.random.default_rng(seed)
+    queries = [f"q{at}" for at in rng.permutation(11)]
+    similar = {query: [queries[at] for at in rng.permutation(11)[:7] if queries[at] != query] for query in queries[1:]}
+    found = maker(together=together, similar=similar)._grouped(list(queries), np.random.default_rng(1))
+    assert sorted(found) == sorted(queries)
+    expected, taken = [], set()
+    for query in queries:
+        if query not in taken:
+            group = [query, *[other for other in similar.get(query, []) if other not in taken][: together - 1]]
+            expected.append(group)
+            taken |= set(group)
+    assert all("-".join(group) + "-" in "-".join(found) + "-" for group in expected)
+
+
 def test_nothing_to_train_on_is_an_error():
     with pytest.raises(CourseError, match="no positive pair"):
         BatchMaker(PAIRS[:0], {}, {}, batch_size=4, negatives_per_positive=0, pairs=4, seed=0)
     with pytest.raises(CourseError, match="two pairs or more"):
         maker(batch_size=1)
+    with pytest.raises(CourseError, match="1 or more, not 0"):
+        maker(together=0)

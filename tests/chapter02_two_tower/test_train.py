@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from chapter02_two_tower import train
 from chapter02_two_tower.model import TwoTowerModel
 from chapter02_two_tower.objective import batch_loss
-from chapter02_two_tower.stages import plan_stages
+from chapter02_two_tower.stages import plan_stages, similar_queries
 from chapter02_two_tower.train import schedule
 from common.artifacts import RunFolder
 from common.checkpoints import save_checkpoint
@@ -132,12 +132,27 @@ def test_the_schedule_warms_up_and_comes_down():
     assert level[:5] == rates[:5] and set(level[5:]) == {1.0}
 
 
+def test_similar_queries_are_the_nearest_by_the_model_and_only_stage_2_looks_for_them(tmp_path):
+    training = toy_training(tmp_path)
+    one, two, three, control = plan_stages(training.config, training.data)
+    assert [stage.together for stage in (one, two, three, control)] == [1, 8, 1, 1]
+    model = training._model(None)
+    assert similar_queries(control, model, training.queries) == {}
+    found = similar_queries(two, model, training.queries)
+    assert set(found) == set(two.positives["query_id"])
+    for query, others in list(found.items())[:5]:
+        own = model.query.embed([training.queries[query]])[0]
+        cosines = [float(own @ model.query.embed([training.queries[other]])[0]) for other in others]
+        assert query not in others and len(set(others)) == len(others) == min(100, len(found) - 1)
+        assert cosines == pytest.approx(sorted(cosines, reverse=True), abs=1e-5)
+
+
 def test_control_and_stage_2_differ_in_the_negatives_alone(tmp_path):
     training = toy_training(tmp_path)
     one, two, three, control = plan_stages(training.config, training.data)
     assert (two.kind, control.kind) == ("hard", "random")
     different = {name for name in vars(two) if vars(two)[name] is not vars(control)[name]}
-    assert different == {"name", "kind", "pairs", "epochs"}
+    assert different == {"name", "kind", "together", "pairs", "epochs"}
     assert control.pairs * control.epochs == two.pairs * two.epochs
     assert one.rate == two.rate == 10 * three.rate
     assert [stage.falls for stage in (one, two, three, control)] == [False, True, True, True]
@@ -228,6 +243,7 @@ def test_a_shop_in_which_everything_is_relevant_has_nothing_to_learn_from(tmp_pa
         ({"pairs": (1, 0, 1)}, "train: pairs is .* 1 or more"),
         ({"negatives": (-1, 0, 0)}, r"train: negatives is \(-1, 0, 0\); give every stage 0 or more"),
         ({"checkpoint_every": 0}, "train: checkpoint_every is 0; choose 1 or more"),
+        ({"similar_queries": 0}, "train: similar_queries is 0; choose 1 or more; 1 looks for none"),
         ({"patience": 0}, "train: patience is 0; choose 1 or more"),
         ({"typo_share": 1.5}, "train: typo_share is 1.5; choose a share between 0 and 1"),
         ({"in_batch": 0.0}, "train: without the in-batch loss"),
