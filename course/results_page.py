@@ -118,6 +118,10 @@ SOURCES = {
                     "coarse top-1 (linear probe)",
                 ),
             ),
+            Task(
+                "The class of a photo, where rare classes are made rarer: held-out photos of shops that training knows",
+                ("fine macro-F1", "gain in fine macro-F1", "fine top-1", "gain in fine top-1"),
+            ),
         ),
     ),
     "luma": Source(
