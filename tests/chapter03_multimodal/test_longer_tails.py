@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from PIL import Image
 
 from chapter03_multimodal import evaluate, longer_tails
 from chapter03_multimodal.category_classifier import Examples, Fitting, Trial
@@ -36,41 +36,30 @@ from common.catalogue import Catalogue, load_catalogue
 from common.errors import CourseError
 from course.scoreboard import COLUMNS
 
-HEADER = "Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int),"
-HEADER += "Iconic Image Path (str),Product Description Path (str)"
-CLASSES = {"Apple": ("Fruit", (60, 200, 60)), "Lime": ("Fruit", (200, 220, 60)), "Leek": ("Vegetables", (90, 90, 220))}
+CLASSES = [
+    ("Apple", 0, "Apple", 0, "Fruit/Apple", (60, 200, 60)),
+    ("Lime", 1, "Lime", 1, "Fruit/Lime", (200, 220, 60)),
+    ("Leek", 2, "Leek", 2, "Vegetables/Leek", (90, 90, 220)),
+]
 PHOTOS = {"Apple": 24, "Lime": 18, "Leek": 14}
 QUICK = Fitting(hidden=8, epochs=3, batch_size=16)
 EVALUATE = evaluate.main  # the fixture puts another in its place
 
 
-def draw(path: Path, colour: tuple[int, int, int], seed: int) -> None:
-    """Blotches in and around a colour, unlike those of any other seed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    blotches = np.random.default_rng(seed).integers(-60, 61, (6, 6, 3)) + np.array(colour)
-    image = Image.fromarray(np.clip(blotches, 0, 255).astype(np.uint8))
-    image.resize((32, 32), Image.Resampling.BICUBIC).save(path)
+toy = runpy.run_path(str(Path(__file__).with_name("grocery.py")))
+draw = toy["draw"]
 
 
 def grocery_home(home: Path, photos: dict[str, int]) -> Path:
     """A shop of three classes with so many training photos, and one validation photo each; of the apples the first
     six are one and the same."""
-    folder, lines, lists = home / "grocery-store" / "dataset", [HEADER], {"train": [], "val": [], "test": []}
-    for fine, (name, (department, colour)) in enumerate(CLASSES.items()):
-        iconic = f"iconic-images-and-descriptions/{department}/{name}/{name}"
-        lines.append(f"{name},{fine},{name},{fine},/{iconic}_Iconic.png,/{iconic}_Description.txt")
-        draw(folder / f"{iconic}_Iconic.png", colour, fine)
-        (folder / f"{iconic}_Description.txt").write_text(f"This {name} is good to eat.")
-        for split, count in (("train", photos[name]), ("val", 1), ("test", 1)):
-            for number in range(count):
-                path = f"{split}/{department}/{name}/{name}_{split}_{number:02d}.png"
-                alike = 0 if split == "train" and name == "Apple" and number < 6 else number
-                draw(folder / path, colour, 1000 * (1 + fine) + 100 * len(split) + alike)
-                lists[split].append(f"{path}, {fine}, {fine}")
-    (folder / "classes.csv").write_text("\n".join(lines) + "\n")
-    for split, rows in lists.items():
-        (folder / f"{split}.txt").write_text("\n".join(rows) + "\n")
-    return home
+
+    def drawn(split: str, name: str) -> list[int]:
+        if split != "train":
+            return [0]
+        return [0 if name == "Apple" and number < 6 else number for number in range(photos[name])]
+
+    return toy["write_grocery_store"](home, CLASSES, drawn)
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +138,10 @@ def test_the_photos_are_training_photos_and_the_same_ones_stay_together(grocery)
     result, *_ = grocery
     photos = result.photos
     assert photos["product_id"].str.startswith("train/").all() and Counter(photos["category_path"]) == {
-        f"{department} > {name}": PHOTOS[name] for name, (department, _) in CLASSES.items()
+        place.replace("/", " > "): PHOTOS[name] for name, _, _, _, place, _ in CLASSES
     }
     assert {*photos["split"]} == {"train", "val", "test"}
-    alike = photos["product_id"].str.contains(r"Apple_train_0[0-5]$")
+    alike = photos["product_id"].str.contains(r"Apple_train_[0-5]$")
     assert alike.sum() == 6 and photos["bound"].equals(alike)
     assert photos.loc[alike, "split"].nunique() == 1
     names = photos.loc[alike, ["product_id"]]

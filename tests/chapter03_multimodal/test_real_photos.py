@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from chapter03_multimodal import evaluate, real_photos
 from chapter03_multimodal.category_classifier import Head
@@ -48,37 +48,16 @@ CLASSES = [
     ("Leek", 2, "Leek", 1, "Vegetables/Leek", (120, 220, 180)),
     ("Yellow-Onion", 3, "Onion", 2, "Vegetables/Onion/Yellow-Onion", (220, 200, 60)),
 ]
-HEADER = "Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int),"
-HEADER += "Iconic Image Path (str),Product Description Path (str)"
 BOARD = ["chapter", "system", "source", "split", "metric", "value", "ci_low", "ci_high", "n_queries", "seconds"]
 
 
-def draw(path: Path, colour: tuple[int, int, int], seed: int) -> None:
-    """Blotches in and around a colour, unlike those of any other seed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    blotches = np.random.default_rng(seed).integers(-60, 61, (6, 6, 3)) + np.array(colour)
-    image = Image.fromarray(np.clip(blotches, 0, 255).astype(np.uint8))
-    image.resize((32, 32), Image.Resampling.BICUBIC).save(path)
+toy = runpy.run_path(str(Path(__file__).with_name("grocery.py")))
+draw, write_grocery_store = toy["draw"], toy["write_grocery_store"]
 
 
-def grocery_home(home: Path) -> Path:
-    """Four classes with 8 training photos each; the first has no validation photo, the others have two."""
-    folder, lines = home / "grocery-store" / "dataset", [HEADER]
-    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for name, fine, coarse_name, coarse, place, colour in CLASSES:
-        iconic = f"iconic-images-and-descriptions/{place}/{name}"
-        lines.append(f"{name},{fine},{coarse_name},{coarse},/{iconic}_Iconic.png,/{iconic}_Description.txt")
-        draw(folder / f"{iconic}_Iconic.png", colour, fine)
-        (folder / f"{iconic}_Description.txt").write_text(f"This {name} is good to eat.")
-        for split, count in (("train", 8), ("val", 2 if fine else 0), ("test", 1)):
-            for number in range(count):
-                path = f"{split}/{place}/{name}_{split}_{number}.png"
-                draw(folder / path, colour, 1000 * (1 + fine) + 100 * len(split) + number)
-                lists[split].append(f"{path}, {fine}, {coarse}")
-    (folder / "classes.csv").write_text("\n".join(lines) + "\n")
-    for split, rows in lists.items():
-        (folder / f"{split}.txt").write_text("\n".join(rows) + "\n")
-    return home
+def photos(split: str, name: str) -> range:
+    """Of each class 8 training photos; the first class has no validation photo, the others have two."""
+    return range({"train": 8, "val": 2 if name != CLASSES[0][0] else 0, "test": 1}[split])
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +65,8 @@ def grocery(tmp_path_factory, tiny_clip):
     """What `main` made of the toy shop, its config, artifacts and catalogue, and what evaluate was asked for."""
     asked = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COURSE_DATA_HOME", str(grocery_home(tmp_path_factory.mktemp("home"))))
+        home = write_grocery_store(tmp_path_factory.mktemp("home"), CLASSES, photos)
+        patch.setenv("COURSE_DATA_HOME", str(home))
         patch.setenv("COURSE_ARTIFACTS", str(tmp_path_factory.mktemp("grocery")))
         patch.setattr(evaluate, "main", asked.append)
         config = RealPhotosConfig(encoder=str(tiny_clip), epochs=2, batch_size=12, held_out=0.3, seed=5)
