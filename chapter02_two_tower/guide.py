@@ -3,7 +3,8 @@
 In-batch negatives are taken for irrelevant because nobody said otherwise. Where the guide puts such a product above the
 query's own positive, it is more likely a hole in the judgements, and is left out of the loss (Solatorio, "GISTEmbed:
 Guided In-sample Selection of Training Negatives for Text Embedding Fine-tuning", 2024). The negatives drawn for a query
-stay: they were filtered when they were mined, and what the guide, too, takes for relevant is what is to be learnt.
+stay, whatever the guide thinks: mined ones were filtered by a margin, random ones rarely fit, and where the guide errs
+on them there is something to learn.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def _triplet(q: torch.Tensor, p: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 
 def _drawn(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row and place of every negative drawn for a pair, without those that are known or likely to be relevant."""
+    """Row and place of every negative drawn for a pair, without those that are known to be relevant."""
     own = batch.own_negatives
     if not own.shape[1]:
         return torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)

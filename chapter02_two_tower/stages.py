@@ -19,6 +19,7 @@ from common.progress import tell
 RATE_OF_WEAK_POSITIVES = 0.1
 MOST_SIMILAR = 100
 """Similar queries that are remembered for each: enough for some to be left when others have taken theirs."""
+ROWS = 1024  # of queries compared with all others at a time: tens of thousands squared would not fit into memory
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,11 @@ def similar_queries(stage: Stage, model: TwoTowerModel, queries: Mapping[str, st
         return {}
     ids = sorted(stage.positives["query_id"].unique())
     vectors = model.query.embed([queries[query_id] for query_id in ids])
-    scores = vectors @ vectors.T
-    np.fill_diagonal(scores, -np.inf)
-    nearest = np.argsort(-scores, axis=1, kind="stable")[:, : min(MOST_SIMILAR, len(ids) - 1)]
+    most, nearest = min(MOST_SIMILAR, len(ids) - 1), []
+    for start in range(0, len(ids), ROWS):
+        scores = vectors[start : start + ROWS] @ vectors.T
+        scores[np.arange(len(scores)), start + np.arange(len(scores))] = -np.inf  # the query itself
+        nearest.extend(np.argsort(-scores, axis=1, kind="stable")[:, :most].tolist())
     return {query_id: [ids[at] for at in row] for query_id, row in zip(ids, nearest, strict=True)}
 
 
@@ -143,7 +146,11 @@ def _check(config: TrainConfig) -> None:
         ("epochs", all(config.epochs[at] >= 1 for at in chosen), "give every stage that is trained 1 or more"),
         ("pairs", all(config.pairs[at] >= 1 for at in chosen), "give every stage that is trained 1 or more"),
         ("negatives", all(count >= 0 for count in config.negatives), "give every stage 0 or more"),
-        ("similar_queries", config.similar_queries >= 1, "choose 1 or more; 1 looks for none"),
+        (
+            "similar_queries",
+            1 <= config.similar_queries <= min(config.batch_size, MOST_SIMILAR),
+            f"choose 1, which looks for none, up to the batch size, or {MOST_SIMILAR}",
+        ),
         ("checkpoint_every", config.checkpoint_every >= 1, "choose 1 or more"),
         ("patience", config.patience >= 1, "choose 1 or more"),
         ("typo_share", 0 <= config.typo_share <= 1, "choose a share between 0 and 1"),

@@ -2,9 +2,10 @@
 
     python -m chapter02_two_tower.train --learning-rate 3e-5
 
-1. random and in-batch negatives; 2. hard negatives, mined with the model of stage 1; 3. partly relevant products
-(label C) as weak positives, at a tenth of the rate. Each stage starts from the best model so far, by nDCG@10 on the
-validation queries. Beside them a control: stage 2 once more, at equal steps, with random negatives for hard ones.
+1. random and in-batch negatives; 2. hard negatives, mined with the model of stage 1, and similar queries in one batch;
+3. partly relevant products (label C) as weak positives, at a tenth of the rate. Each stage starts from the best model
+so far, by nDCG@10 on the validation queries. Beside them a control: stage 2 once more, as many steps, with random
+negatives in random batches.
 
 Nothing is lost when a run is killed: the same command goes on from the last checkpoint, to the same bits.
 `accelerate launch --multi_gpu --num_processes 2 -m chapter02_two_tower.train` shares each batch among two processes, on

@@ -45,7 +45,7 @@ class TrainConfig:
     stages: tuple[int, ...] = (1, 2, 3)
     """Which of the stages to train."""
     control: bool = True
-    """Repeat stage 2 with random negatives, for comparison."""
+    """Repeat stage 2 with random negatives in random batches, for comparison."""
     pairs: tuple[int, int, int] | None = None
     """Positive pairs an epoch, in each of the three stages."""
     epochs: tuple[int, int, int] | None = None
@@ -53,7 +53,8 @@ class TrainConfig:
     negatives: tuple[int, int, int] = (0, 2, 0)
     """Extra negatives drawn for every positive in each stage, besides the other products of the batch."""
     similar_queries: int = 8
-    """In stage 2, so many similar queries share a batch: the products of each are hard negatives of the others."""
+    """In stage 2, so many similar queries follow each other in a batch: the products of each are hard negatives of the
+    others."""
     batch_size: int = 64
     """Positive pairs a step."""
     learning_rate: float = 5e-5

@@ -12,8 +12,6 @@ from chapter03_multimodal.long_tail import BUCKETS, PLAIN
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from chapter03_multimodal.longer_tails import LongerTailsResult
-
 LEVELS = " > "  # between the levels of a category path
 SHADES = {"head": "#dce9f5", "middle": "#f3f3f3", "tail": "#fbe3d6"}
 
@@ -94,20 +92,3 @@ def draw_techniques(axes: Axes, results: pd.DataFrame, *, metric: str = "macro-F
     axes.set_xlabel(f"{metric}, {split}")
     axes.margins(x=0.12)  # room for the figures
     axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(heads))
-
-
-def draw_longer_tails(axes: Axes, result: LongerTailsResult) -> None:
-    """Draw macro-F1 on test against the imbalance ratio, for plain cross-entropy and the chosen technique: the mean
-    over the draws as a line, its 95% interval as a band, each draw as a dot."""
-    board = result.figures[result.figures["metric"] == "macro-F1"].sort_values("ratio")
-    for name, colour in (("plain", "#8a8a8a"), ("chosen", "#33658a")):
-        dots = result.draws[result.draws["classifier"] == name]
-        label = f"{PLAIN}, tuned" if name == "plain" else "chosen technique"
-        axes.plot(board["ratio"], board[name], color=colour, label=label)
-        axes.fill_between(board["ratio"], board[f"{name}_low"], board[f"{name}_high"], color=colour, alpha=0.2)
-        axes.scatter(dots["ratio"], dots["test macro-F1"], color=colour, s=10)
-    axes.set_xscale("log")
-    axes.minorticks_off()
-    axes.set_xticks(board["ratio"], board["ratio"].astype(str))
-    axes.set(xlabel="imbalance ratio of the training photos (1: all of them)", ylabel="macro-F1, test")
-    axes.legend(fontsize=8)

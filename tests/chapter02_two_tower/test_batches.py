@@ -92,6 +92,13 @@ def test_groups_take_the_most_similar_queries_that_are_left(together, seed):
     assert all("-".join(group) + "-" in "-".join(found) + "-" for group in expected)
 
 
+def test_groups_are_shuffled():
+    queries = [f"q{at}" for at in range(12)]
+    groups = maker(together=2, similar={f"q{at}": [f"q{at ^ 1}"] for at in range(12)})
+    orders = {tuple(groups._grouped(list(queries), np.random.default_rng(seed))) for seed in range(8)}
+    assert len(orders) > 1
+
+
 def test_nothing_to_train_on_is_an_error():
     with pytest.raises(CourseError, match="no positive pair"):
         BatchMaker(PAIRS[:0], {}, {}, batch_size=4, negatives_per_positive=0, pairs=4, seed=0)

@@ -147,7 +147,7 @@ def test_similar_queries_are_the_nearest_by_the_model_and_only_stage_2_looks_for
         assert cosines == pytest.approx(sorted(cosines, reverse=True), abs=1e-5)
 
 
-def test_control_and_stage_2_differ_in_the_negatives_alone(tmp_path):
+def test_control_and_stage_2_differ_in_the_negatives_and_in_what_shares_a_batch(tmp_path):
     training = toy_training(tmp_path)
     one, two, three, control = plan_stages(training.config, training.data)
     assert (two.kind, control.kind) == ("hard", "random")
@@ -243,7 +243,8 @@ def test_a_shop_in_which_everything_is_relevant_has_nothing_to_learn_from(tmp_pa
         ({"pairs": (1, 0, 1)}, "train: pairs is .* 1 or more"),
         ({"negatives": (-1, 0, 0)}, r"train: negatives is \(-1, 0, 0\); give every stage 0 or more"),
         ({"checkpoint_every": 0}, "train: checkpoint_every is 0; choose 1 or more"),
-        ({"similar_queries": 0}, "train: similar_queries is 0; choose 1 or more; 1 looks for none"),
+        ({"similar_queries": 0}, "train: similar_queries is 0; choose 1, which looks for none, up to the batch size"),
+        ({"similar_queries": 9}, "train: similar_queries is 9; choose 1"),
         ({"patience": 0}, "train: patience is 0; choose 1 or more"),
         ({"typo_share": 1.5}, "train: typo_share is 1.5; choose a share between 0 and 1"),
         ({"in_batch": 0.0}, "train: without the in-batch loss"),

@@ -13,11 +13,9 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
 
 from chapter03_multimodal import evaluate, longer_tails
 from chapter03_multimodal.category_classifier import Examples, Fitting, Trial
-from chapter03_multimodal.category_pictures import draw_longer_tails
 from chapter03_multimodal.classification_metrics import bootstrap_macro_f1, compare_over_draws, macro_f1
 from chapter03_multimodal.long_tail import ADJUSTED, GRIDS, INVERSE, PLAIN, Technique
 from chapter03_multimodal.longer_tails import (
@@ -341,15 +339,6 @@ def test_evaluate_puts_the_rows_on_the_board(grocery):
     result, *_ = grocery
     board = EVALUATE(evaluate.EvaluateConfig(catalogue="grocery_store")).scoreboard
     pd.testing.assert_frame_equal(board[result.board.columns], result.board)
-
-
-def test_a_picture_is_drawn(grocery):
-    axes = Figure().subplots()
-    draw_longer_tails(axes, grocery[0])
-    board = grocery[0].figures[grocery[0].figures["metric"] == "macro-F1"]
-    lines = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
-    assert lines == {"cross-entropy, tuned": board["plain"].tolist(), "chosen technique": board["chosen"].tolist()}
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "8"]
 
 
 def test_other_shops_are_refused(tmp_path):
