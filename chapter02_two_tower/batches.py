@@ -53,7 +53,7 @@ class BatchMaker:
     typing error. together: so many similar queries follow each other, 1: none are looked for. similar: for each query
     others, the most similar first.
 
-    Source of the similar queries: Hofstatter et al. 2021, who draw batches from clusters of queries (TAS-Balanced,
+    Source of the similar queries: Hofstätter et al. 2021, who draw batches from clusters of queries (TAS-Balanced,
     arXiv:2104.06967). Here a batch holds several groups, so that each query meets other kinds of products too.
     """
 

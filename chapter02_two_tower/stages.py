@@ -148,7 +148,7 @@ def _check(config: TrainConfig) -> None:
         ("negatives", all(count >= 0 for count in config.negatives), "give every stage 0 or more"),
         (
             "similar_queries",
-            1 <= config.similar_queries <= min(config.batch_size, MOST_SIMILAR),
+            2 not in config.stages or 1 <= config.similar_queries <= min(config.batch_size, MOST_SIMILAR),
             f"choose 1, which looks for none, up to the batch size, or {MOST_SIMILAR}",
         ),
         ("checkpoint_every", config.checkpoint_every >= 1, "choose 1 or more"),

@@ -138,6 +138,8 @@ def test_similar_queries_are_the_nearest_by_the_model_and_only_stage_2_looks_for
     assert [stage.together for stage in (one, two, three, control)] == [1, 8, 1, 1]
     model = training._model(None)
     assert similar_queries(control, model, training.queries) == {}
+    small = toy_training(tmp_path, stages=(1,), control=False, batch_size=4)
+    assert [stage.name for stage in plan_stages(small.config, small.data)] == ["stage1"]  # no group to be too large
     found = similar_queries(two, model, training.queries)
     assert set(found) == set(two.positives["query_id"])
     for query, others in list(found.items())[:5]:
