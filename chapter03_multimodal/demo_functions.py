@@ -21,10 +21,10 @@ from typing import TypeVar
 import pandas as pd
 from PIL import Image
 
-from chapter03_multimodal.category_classifier import load_classifier, load_encoder_of
-from chapter03_multimodal.complete_look import LookFinder, complete_look, load_look_finder
+from chapter03_multimodal.categories.classifier import load_classifier, load_encoder_of
 from chapter03_multimodal.encoder import Picture
-from chapter03_multimodal.outfit_pairs import SEPARATOR
+from chapter03_multimodal.outfits.complete_look import LookFinder, complete_look, load_look_finder
+from chapter03_multimodal.outfits.pairs import SEPARATOR
 from chapter03_multimodal.reindex import PictureIndices, PictureSearcher, load_pictures
 from chapter03_multimodal.systems import CLIP, systems
 from common.artifacts import Artifacts

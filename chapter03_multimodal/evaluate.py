@@ -29,7 +29,11 @@ from chapter01_baseline.evaluate import (
 )
 from chapter02_two_tower import evaluate as two_tower
 from chapter02_two_tower.evaluate import add_gains, add_judged_only, earlier_scores
-from chapter03_multimodal import category_classifier, compatibility, longer_tails, real_photos, retrieval
+from chapter03_multimodal import retrieval
+from chapter03_multimodal.categories import classifier as category_classifier
+from chapter03_multimodal.outfits import compatibility
+from chapter03_multimodal.studies import real_photos
+from chapter03_multimodal.studies import thinned_tails as longer_tails
 from chapter03_multimodal.systems import BEST, systems
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue, load_catalogue
@@ -151,10 +155,10 @@ def _compatibility_rows(artifacts: Artifacts, catalogue: Catalogue) -> pd.DataFr
 
 OTHERS: dict[str, Callable[[Artifacts, Catalogue], pd.DataFrame]] = {
     "retrieval": _retrieval_rows,
-    "category_classifier": _classifier_rows,
-    "compatibility": _compatibility_rows,
-    "real_photos": real_photos.scoreboard_rows,
-    "longer_tails": longer_tails.scoreboard_rows,
+    "categories.classifier": _classifier_rows,
+    "outfits.compatibility": _compatibility_rows,
+    "studies.real_photos": real_photos.scoreboard_rows,
+    "studies.thinned_tails": longer_tails.scoreboard_rows,
 }
 """The chapter's other measurements, by step, and what makes scoreboard rows of each."""
 

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from chapter04_catalogue_reranker import calibration
-from chapter04_catalogue_reranker.ablations import IMAGE_ONLY, TEXT_ONLY, load_ablations
 from chapter04_catalogue_reranker.batches import Candidates
 from chapter04_catalogue_reranker.encode import encode_categories, encode_products
 from chapter04_catalogue_reranker.model import CatalogueReranker
@@ -32,6 +31,7 @@ from chapter04_catalogue_reranker.ranking_metrics import (
     per_product,
     rank_of_truth,
 )
+from chapter04_catalogue_reranker.studies.ablations import IMAGE_ONLY, TEXT_ONLY, load_ablations
 from chapter04_catalogue_reranker.train import check_training, load_training, model_folders, trained_products
 from common.artifacts import Artifacts, RunFolder, read_json, write_json
 from common.catalogue import Catalogue, load_catalogue

@@ -30,7 +30,8 @@ from chapter02_two_tower import evaluate as two_tower
 from chapter02_two_tower.evaluate import add_gains, add_judged_only, earlier_scores
 from chapter03_multimodal import evaluate as multimodal
 from chapter03_multimodal import systems as pictures
-from chapter04_catalogue_reranker import category_ranking, real_text
+from chapter04_catalogue_reranker import category_ranking
+from chapter04_catalogue_reranker.studies import real_text
 from chapter04_catalogue_reranker.systems import BEST, systems
 from common.artifacts import Artifacts, RunFolder
 from common.catalogue import Catalogue, load_catalogue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chapter04_catalogue_reranker.learned_ranker import load_ranker
+from chapter04_catalogue_reranker.search_ranker.learned_ranker import load_ranker
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue
 from common.search import Searcher

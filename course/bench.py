@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BENCHMARKS = {
-    "text-embedding": "common.benchmarks.text_embedding:main",
-    "evaluation": "common.benchmarks.evaluation:main",
-    "training": "chapter02_two_tower.benchmarks.training:main",
-    "mining": "chapter02_two_tower.benchmarks.mining:main",
-    "cached-loss": "chapter02_two_tower.benchmarks.cached_loss:main",
-    "image-embedding": "chapter03_multimodal.benchmarks.image_embedding:main",
-    "reranker-training": "chapter04_catalogue_reranker.benchmarks.training_step:main",
-    "constellation": "chapter04_catalogue_reranker.benchmarks.constellation:main",
-    "sharded-embedding": "common.benchmarks.sharded_embedding:main",
+    "text-embedding": "course.benchmarks.text_embedding:main",
+    "evaluation": "course.benchmarks.evaluation:main",
+    "training": "course.benchmarks.tower_training:main",
+    "mining": "course.benchmarks.mining:main",
+    "cached-loss": "course.benchmarks.cached_loss:main",
+    "image-embedding": "course.benchmarks.image_embedding:main",
+    "reranker-training": "course.benchmarks.reranker_training:main",
+    "constellation": "course.benchmarks.constellation:main",
+    "sharded-embedding": "course.benchmarks.sharded_embedding:main",
     "service": "course.benchmarks.service:main",
-    "index-at-scale": "chapter01_baseline.index_growth:benchmark",
+    "index-at-scale": "chapter01_baseline.studies.index_growth:benchmark",
 }
 """Each takes nothing and returns rows with ``FIELDS`` and what else it has to say (a quality, a note); what it prints
 is for the reader, not part of the result. A row's name is the benchmark's own, or begins with it and a comma."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chapter01_baseline.index_growth import read_points, summary
+from chapter01_baseline.studies.index_growth import read_points, summary
 from common.atomic import atomic_write
 from common.errors import CourseError
 from course import bench
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PAGE = "README.md"
 GROWTH = "index_at_scale.csv"
-"""In the folder of results: what `chapter01_baseline.index_at_scale` measured, every setting of every index."""
+"""In the folder of results: what `chapter01_baseline.studies.index_at_scale` measured, every setting of every index."""
 CHARTED = "pocket_shop"
 """The source that has a picture."""
 HEADLINE = "nDCG@10"

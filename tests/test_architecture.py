@@ -21,7 +21,7 @@ from course.notebooks import find_notebooks
 ROOT = repository_root()
 LEFT_OUT = {".git", "artifacts", "build", "__pycache__", ".hypothesis", ".ipynb_checkpoints"}
 TEXT = {"", ".cfg", ".csv", ".ini", ".ipynb", ".json", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
-PACKAGES = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests")
 
 # Put together here so that this file does not name what no file may name.
 HOSTS = ["pypi" + ".org", "python" + "hosted", "anaconda" + ".org", "download." + "pytorch", "npm" + "js"]

@@ -151,7 +151,7 @@ class Service:
         use_mmr: bool = True,
         mmr_lambda: float = 0.7,
     ) -> Answer:
-        """Up to k products that go with all of `context_ids`; see `chapter03_multimodal.complete_look`.
+        """Up to k products that go with all of `context_ids`; see `chapter03_multimodal.outfits.complete_look`.
 
         Raises UnknownProduct, NotBuilt, and CourseError for an empty context, an unknown category, a product without a
         picture and numbers out of range.

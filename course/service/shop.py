@@ -25,7 +25,7 @@ from course.service.answers import COSINE, GOES_WITH, GOES_WITH_BY_COSINE, Produ
 if TYPE_CHECKING:
     from PIL import Image
 
-    from chapter03_multimodal.complete_look import Look
+    from chapter03_multimodal.outfits.complete_look import Look
     from chapter04_catalogue_reranker.demo_functions import Answer as Ranked
 
 PICTURE, CATEGORY, SIMILAR, LOOK = "search by picture", "predicted category", "similar products", "complete the look"
@@ -197,7 +197,7 @@ def _pictures(artifacts: Artifacts) -> Searcher:
 
 
 def _classifier(artifacts: Artifacts) -> Callable[[Sequence[Image.Image]], list[list[tuple[str, float]]]]:
-    from chapter03_multimodal.category_classifier import load_classifier, load_encoder_of
+    from chapter03_multimodal.categories.classifier import load_classifier, load_encoder_of
     from chapter03_multimodal.demo_functions import TOP_CATEGORIES
 
     classifier = load_classifier(artifacts)
@@ -224,8 +224,8 @@ def _look(artifacts: Artifacts, catalogue: Catalogue) -> dict[str, Any]:
     """The fields of `Shop` that tell of looks."""
     from functools import partial
 
-    from chapter03_multimodal.complete_look import complete_look, load_look_finder
     from chapter03_multimodal.demo_functions import DemoState, context_choices, gap_categories
+    from chapter03_multimodal.outfits.complete_look import complete_look, load_look_finder
 
     finder = load_look_finder(artifacts, catalogue)
     state = DemoState(catalogue, {}, None, None, finder, {})
@@ -254,6 +254,6 @@ def _board(artifacts: Artifacts) -> pd.DataFrame:
 
 
 def _map_page(artifacts: Artifacts) -> str:
-    from chapter04_catalogue_reranker.constellation import load_constellation
+    from chapter04_catalogue_reranker.constellation.map import load_constellation
 
     return load_constellation(artifacts).page.read_text(encoding="utf-8")

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
-from chapter02_two_tower.benchmarks import cached_loss, mining, training
-from chapter02_two_tower.benchmarks.pairs import Pairs, judged_pairs
 from common.devices import Placement
 from common.errors import CourseError
 from common.memory import peak_memory
 from course.bench import FIELDS
+from course.benchmarks import cached_loss, mining
+from course.benchmarks import tower_training as training
+from course.benchmarks.pairs import Pairs, judged_pairs
 
 CPU = Placement("cpu", "torch", "float32", "the test")
 

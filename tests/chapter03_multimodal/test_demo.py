@@ -12,16 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chapter03_multimodal import (
-    category_classifier,
-    compatibility,
-    demo,
-    demo_functions,
-    export_embeddings,
-    prepare_data,
-    reindex,
-)
-from chapter03_multimodal.complete_look import complete_look
+from chapter03_multimodal import demo, demo_functions, prepare_data, reindex
+from chapter03_multimodal.categories import classifier as category_classifier
 from chapter03_multimodal.demo_functions import (
     CATEGORY,
     COLUMNS,
@@ -37,6 +29,8 @@ from chapter03_multimodal.demo_functions import (
     search_text,
     shown,
 )
+from chapter03_multimodal.outfits import compatibility, export_embeddings
+from chapter03_multimodal.outfits.complete_look import complete_look
 from chapter03_multimodal.systems import CLIP
 from common.artifacts import Artifacts
 from common.catalogue.images import open_image
@@ -240,7 +234,7 @@ def test_a_part_that_is_not_built_names_its_command_and_leaves_the_others_alone(
     for ask, step in (
         (lambda: search_text(nothing, "rug"), "chapter01_baseline"),
         (lambda: search_picture(nothing, Image.new("RGB", (9, 9))), "chapter03_multimodal.reindex"),
-        (lambda: look(nothing, ["a"]), "chapter03_multimodal.export_embeddings"),
+        (lambda: look(nothing, ["a"]), "chapter03_multimodal.outfits.export_embeddings"),
     ):
         with pytest.raises(CourseError, match=f"python -m {step}"):
             ask()
@@ -324,7 +318,7 @@ def test_a_page_of_which_nothing_is_built_says_so(photo_shop, gradio, tmp_path, 
     page = demo.build(load_state(Artifacts.for_catalogue(photo_shop, root=tmp_path), photo_shop))
     assert not {"search_text", "search_picture", "look"} & set(answers(page))
     said = "\n".join(block.value for block in page.blocks.values() if isinstance(block, gradio.Markdown))
-    assert all(f"python -m chapter03_multimodal.{step}" in said for step in ("reindex", "export_embeddings"))
+    assert all(f"python -m chapter03_multimodal.{step}" in said for step in ("reindex", "outfits.export_embeddings"))
     monkeypatch.setenv("COURSE_ARTIFACTS", str(tmp_path))
     with pytest.raises(CourseError, match=r"nothing is built yet\.\n(.*\n)*.*python -m chapter03_multimodal.reindex"):
         demo.main(demo.DemoConfig(catalogue=str(photo_shop.folder)))

@@ -9,9 +9,11 @@ import pytest
 from chapter01_baseline.choose import evaluation_judgements, judged_queries
 from chapter01_baseline.evaluate import load_evaluation, saved_hits
 from chapter02_two_tower import evaluate as evaluate_2
-from chapter03_multimodal import category_classifier, compatibility, export_embeddings, retrieval
+from chapter03_multimodal import retrieval
+from chapter03_multimodal.categories import classifier as category_classifier
+from chapter03_multimodal.categories.long_tail import INVERSE
 from chapter03_multimodal.evaluate import CHAPTER, CLAIMS, EvaluateConfig, main
-from chapter03_multimodal.long_tail import INVERSE
+from chapter03_multimodal.outfits import compatibility, export_embeddings
 from chapter03_multimodal.systems import BEST, CLIP, NAMES
 from common.errors import CourseError, MissingArtifact
 from common.evaluation import evaluate as score
@@ -98,10 +100,10 @@ def others(thread, tiny_clip):
     small = {"hidden": 16, "out_dim": 8, "epochs": 1}
     return {
         "retrieval": retrieval.main(retrieval.RetrievalConfig(catalogue=source)),
-        "category_classifier": category_classifier.main(
+        "categories.classifier": category_classifier.main(
             category_classifier.ClassifierConfig(catalogue=source, encoder=clip, **heads)
         ),
-        "compatibility": compatibility.main(compatibility.CompatibilityConfig(catalogue=source, **small)),
+        "outfits.compatibility": compatibility.main(compatibility.CompatibilityConfig(catalogue=source, **small)),
     }
 
 
@@ -119,11 +121,11 @@ def test_the_other_measurements_are_added_once_their_steps_were_run(thread, resu
     assert {*added["split"]} == {"test"}
     for row in others["retrieval"].board.itertuples():
         assert added.loc[(row.system, row.metric.replace("_", " ")), "value"] == row.value
-    held_out = others["compatibility"].held_out
+    held_out = others["outfits.compatibility"].held_out
     for row in held_out.itertuples():
         one = added.loc[(f"compatibility, {row.system}", row.metric)]
         assert (one["value"], one["ci_low"], one["n_queries"]) == (row.value, row.ci_low, row.n)
-    classifier = others["category_classifier"]
+    classifier = others["categories.classifier"]
     technique = classifier.results.loc[classifier.results["chosen"], "technique"].iloc[0]
     names = {"plain": "classifier, plain cross-entropy", "chosen": f"classifier, {technique}"}
     for row in classifier.comparison.itertuples():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chapter03_multimodal.benchmarks import image_embedding
 from chapter03_multimodal.clip import load_clip
 from common.errors import CourseError
 from course.bench import FIELDS
+from course.benchmarks import image_embedding
 
 
 @pytest.fixture

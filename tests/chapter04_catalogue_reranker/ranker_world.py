@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from chapter01_baseline.keyword import KeywordSearcher, tokenize
-from chapter04_catalogue_reranker.category_agreement import probabilities
-from chapter04_catalogue_reranker.query_features import CANDIDATES_FROM, SYSTEMS, Encoded, QueryFeatures
+from chapter04_catalogue_reranker.search_ranker.category_agreement import probabilities
+from chapter04_catalogue_reranker.search_ranker.query_features import CANDIDATES_FROM, SYSTEMS, Encoded, QueryFeatures
 from common.catalogue import Catalogue, product_text
 from common.encoders import Embeddings
 from common.search import Hits, check_request, hits_from_scores

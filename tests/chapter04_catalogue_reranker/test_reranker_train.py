@@ -21,13 +21,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from chapter04_catalogue_reranker import ablations, category_ranking, train
-from chapter04_catalogue_reranker.ablations import VARIANTS, AblationsConfig
+from chapter04_catalogue_reranker import category_ranking, train
 from chapter04_catalogue_reranker.category_ranking import RERANKER, ZERO_SHOT, CategoryRankingConfig
 from chapter04_catalogue_reranker.encode import encode_categories, encode_products
 from chapter04_catalogue_reranker.losses import listwise_loss, multi_positive_info_nce
 from chapter04_catalogue_reranker.model import CatalogueReranker
 from chapter04_catalogue_reranker.prepare_data import load_reranker_data
+from chapter04_catalogue_reranker.studies import ablations
+from chapter04_catalogue_reranker.studies.ablations import VARIANTS, AblationsConfig
 from chapter04_catalogue_reranker.train import HEADLINE, Training, examples, load_training, model_folders
 from chapter04_catalogue_reranker.train_config import PROFILE_DEFAULTS, TrainConfig, resolved
 from common.artifacts import Artifacts

@@ -13,14 +13,16 @@ import pytest
 
 from chapter03_multimodal import training_pictures
 from chapter04_catalogue_reranker.batches import epoch_batches
-from chapter04_catalogue_reranker.benchmarks import training_step
-from chapter04_catalogue_reranker.benchmarks.training_step import OurStep, PlainStep
 from chapter04_catalogue_reranker.train_config import TrainConfig, resolved
 from common import devices
 from common.errors import CourseError
 from course.bench import FIELDS
+from course.benchmarks import reranker_training as training_step
+from course.benchmarks.reranker_training import OurStep, PlainStep
 
-towers = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("towers_fixtures.py"))))
+towers = SimpleNamespace(
+    **runpy.run_path(str(Path(__file__).with_name("towers_fixtures.py")))
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

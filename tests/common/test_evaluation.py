@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.benchmarks import evaluation as benchmark
 from common.errors import CourseError
 from common.evaluation import GAINS, METRICS, check_one_split, evaluate, rankings
 from common.search import Hits
+from course.benchmarks import evaluation as benchmark
 
 PRODUCTS = [f"p{i}" for i in range(12)]
 SMALL_METRICS = (

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.benchmarks.index_frontier import measure_frontier
+from chapter01_baseline.index_frontier import measure_frontier
 from common.encoders import Embeddings
 from common.errors import CourseError, MissingArtifact
 from common.index import FEW_ALLOWED, DenseIndex, DenseSearcher

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.benchmarks import sharded_embedding as benchmark
 from common.embedding_shards import load_embeddings
 from common.encoders import load_text_encoder
 from common.errors import CourseError
 from common.sharded_embedding import Embedder, ShardedEmbeddingConfig, main
 from course.bench import FIELDS
+from course.benchmarks import sharded_embedding as benchmark
 
 COUNT = 46
 WORDS = ["usb", "cable", "black", "leather", "chair", "garden", "5", "V", "adapter", "headphones", "größe", "電池"]

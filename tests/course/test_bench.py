@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.benchmarks import evaluation
 from common.errors import CourseError
 from common.settings import repository_root
 from course import bench, results
 from course.bench import FIELDS, MADE_BY, SAVED, Bench, main, merged, read_saved, save
+from course.benchmarks import evaluation
 
 COMMIT = "0123456789abcdef-dirty"
 HEADER = "name,ours,peer,unit,our_value,peer_value,ratio,command,commit,hardware"
@@ -141,7 +141,7 @@ def test_the_evaluation_benchmark_compares_equal_work():
     measured = evaluation.main(queries=30, hits=20, rounds=2)
     name = "evaluation, 30 queries x 20 hits"
     assert [row["name"] for row in measured] == [name, f"{name}, without Judged@k"]
-    assert bench.BENCHMARKS["evaluation"] == "common.benchmarks.evaluation:main"
+    assert bench.BENCHMARKS["evaluation"] == "course.benchmarks.evaluation:main"
     for row, metrics in zip(measured, (12, 11), strict=True):
         assert set(FIELDS) <= set(row) and row["note"].startswith(f"{metrics} metrics, 9 judgements a query")
         assert row["our_value"] > 0 < row["peer_value"] and row["ratio"] > 0

@@ -16,7 +16,7 @@ import tyro
 from chapter03_multimodal import evaluate as evaluate_3
 from chapter04_catalogue_reranker import evaluate as evaluate_4
 from chapter04_catalogue_reranker.evaluate import CHAPTER, EvaluateConfig
-from chapter04_catalogue_reranker.real_text import RealTextConfig
+from chapter04_catalogue_reranker.studies.real_text import RealTextConfig
 from common.artifacts import Artifacts, write_json
 from common.cli import run_step
 from common.errors import CourseError, MissingArtifact
@@ -91,13 +91,13 @@ def gathering(artifacts_root, tmp_path, monkeypatch) -> Artifacts:
     titles = pd.DataFrame([row | {"system": name, "split": "val", "metric": "R@1"} for name in ("one", "other")])
 
     def measure_titles(config: RealTextConfig) -> None:
-        with artifacts.new_run(CHAPTER, "real_text", config=asdict(config) | {"digest": "no flag"}) as folder:
+        with artifacts.new_run(CHAPTER, "studies.real_text", config=asdict(config) | {"digest": "no flag"}) as folder:
             titles.to_parquet(folder / "scoreboard.parquet", index=False)
             pd.DataFrame().to_parquet(folder / "comparisons.parquet")
             write_json(folder / "facts.json", {})
 
     measure_titles(RealTextConfig(epochs=7, text="my encoder", seed=3))
-    inputs = {"real_text": artifacts.current(CHAPTER, "real_text")}
+    inputs = {"studies.real_text": artifacts.current(CHAPTER, "studies.real_text")}
     with artifacts.new_run(CHAPTER, "evaluate", config=EvaluateConfig(catalogue="abo"), inputs=inputs) as folder:
         pd.concat([own, titles]).to_parquet(folder / "scoreboard.parquet", index=False)
     measure_titles(RealTextConfig(epochs=8))
@@ -109,7 +109,7 @@ def test_what_was_only_gathered_has_the_command_of_the_step_that_measured_it(gat
     kept = pd.read_csv(tmp_path / "results" / "abo.csv").set_index("system")
     own = f"python -m {CHAPTER}.evaluate --catalogue abo --split test --gains linear --seed 0"
     titles = (
-        f"python -m {CHAPTER}.real_text --catalogue abo --text 'my encoder' --epochs 7 --batch-size 256 "
+        f"python -m {CHAPTER}.studies.real_text --catalogue abo --text 'my encoder' --epochs 7 --batch-size 256 "
         "--learning-rate 0.001 --held-out 0.1 --seed 3"
     )
     assert kept["command"].to_dict() == {"learned ranker": own, "one": titles, "other": titles}
@@ -118,9 +118,9 @@ def test_what_was_only_gathered_has_the_command_of_the_step_that_measured_it(gat
 
 
 def test_a_run_that_was_removed_is_named_with_its_command(gathering):
-    for run in (gathering.folder / CHAPTER / "real_text").glob("2*"):
+    for run in (gathering.folder / CHAPTER / "studies.real_text").glob("2*"):
         shutil.rmtree(run)
-    with pytest.raises(MissingArtifact, match=rf"no real_text yet(.|\n)*python -m {CHAPTER}\.real_text"):
+    with pytest.raises(MissingArtifact, match=rf"no studies.real_text yet(.|\n)*python -m {CHAPTER}\.studies\.real_text"):
         results.main(results.Results(sources=("abo",)))
 
 

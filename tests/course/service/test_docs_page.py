@@ -12,8 +12,8 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
-from chapter04_catalogue_reranker.benchmarks.constellation import browser
 from common.errors import CourseError
+from course.benchmarks.constellation import browser
 from course.service.api import build_api
 
 

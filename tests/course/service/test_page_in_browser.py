@@ -20,8 +20,8 @@ import httpx
 import pytest
 import uvicorn
 
-from chapter04_catalogue_reranker.benchmarks.constellation import browser
 from common.errors import CourseError
+from course.benchmarks.constellation import browser
 from course.service.api import build_api
 from course.service.page import mount_page
 

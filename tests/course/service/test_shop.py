@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from chapter01_baseline import choose, reindex
-from chapter03_multimodal import complete_look
-from chapter03_multimodal.compatibility_head import CompatibilityHead
-from chapter03_multimodal.complete_look import LookFinder
-from chapter03_multimodal.export_embeddings import ItemEmbeddings
-from chapter03_multimodal.outfit_pairs import ItemFacts
+from chapter03_multimodal.outfits import complete_look
+from chapter03_multimodal.outfits.complete_look import LookFinder
+from chapter03_multimodal.outfits.export_embeddings import ItemEmbeddings
+from chapter03_multimodal.outfits.head import CompatibilityHead
+from chapter03_multimodal.outfits.pairs import ItemFacts
 from common import encoders
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue

@@ -1,0 +1,1 @@
+"""Notebook 4: categories from pictures, with long-tail techniques."""

@@ -1,0 +1,1 @@
+"""Notebook 5: which products go together, and which one completes an outfit."""

@@ -1,1 +1,0 @@
-"""Benchmarks of the chapter: our fast paths beside the plain ones."""

@@ -1,0 +1,1 @@
+"""Notebook 4: the learned ranker, which brings categories back to search."""
