@@ -35,7 +35,7 @@ from chapter03_multimodal.mine_hard_negatives import visual_neighbours
 from chapter03_multimodal.model import clamp_scale, count_parameters, merged, parameter_groups, prepare, training_mode
 from chapter03_multimodal.prepare_data import MultimodalData, load_multimodal_data
 from chapter03_multimodal.train_config import TrainConfig, resolved
-from chapter03_multimodal.training_pictures import Pictures, Seeing, ahead, random_windows
+from chapter03_multimodal.training_pictures import ImagePreprocessing, Pictures, prefetch, random_windows
 from chapter03_multimodal.validation import Validation
 from common.artifacts import Artifacts, RunFolder, code_digest, fingerprint, jsonable
 from common.atomic import atomic_folder, atomic_write, read_json, write_json
@@ -115,7 +115,7 @@ class Training:
 
     def __init__(self, config: TrainConfig, work: Path, clip: Clip, data: MultimodalData) -> None:
         self.config, self.work, self.clip, self.processes = config, work, clip, Processes.launched()
-        self.placement, self.seeing = choose_placement("torch"), Seeing.of(clip)
+        self.placement, self.preprocessing = choose_placement("torch"), ImagePreprocessing.of(clip)
         folder = Path(data.catalogue.folder or ".")
         told = data.pairs[data.pairs["text"] != ""]
         self.validation = Validation(told[told["split"] == "val"], folder)
@@ -129,7 +129,9 @@ class Training:
             pairs = pairs.sample(config.pictures, random_state=config.seed).sort_index()
         # A little larger than the model sees: an eighth is room for another window in every epoch.
         files = [folder / path for path in pairs["path"]]
-        self.pictures = Pictures(files, self.seeing, self.seeing.side + self.seeing.side // 8, self.processes)
+        self.pictures = Pictures(
+            files, self.preprocessing, self.preprocessing.side + self.preprocessing.side // 8, self.processes
+        )
         contents = self.processes.from_main(self.pictures.contents)
         self.pairs = pairs.reset_index(drop=True).assign(content=contents)
         self.texts = text_variants(self.pairs, data.catalogue.products)
@@ -166,8 +168,8 @@ class Training:
                 training_mode(model)
                 taken = state["step"] - epoch * batches.steps  # before the run was interrupted
                 started = time.perf_counter()
-                read = self.agreed(ahead(batches.epoch(epoch)[taken:], self.read))
-                for _, (batch, usable, pixels, tokens) in ahead(read, self.load):
+                read = self.agreed(prefetch(batches.epoch(epoch)[taken:], self.read))
+                for _, (batch, usable, pixels, tokens) in prefetch(read, self.load):
                     step, skipped = state["step"], len(usable) - len(batch)
                     figures: dict[str, Any] = {"loss": None}
                     if len(batch) > 1:  # else there is nothing to compare with
@@ -242,9 +244,9 @@ class Training:
         batch, share = whole.only(usable), self.processes.share(len(whole))
         pixels, before = pixels[usable[share]], int(usable[: share.start].sum())
         own, rng = slice(before, before + len(pixels)), np.random.default_rng(batch.seed)
-        windows = random_windows(pixels, self.seeing.side, rng, share=own, of=len(batch))
+        windows = random_windows(pixels, self.preprocessing.side, rng, share=own, of=len(batch))
         texts = batch.texts[self.processes.share(len(batch.texts))]
-        return batch, usable, self.seeing.as_input(windows), self.clip.tokenise(texts)
+        return batch, usable, self.preprocessing.as_input(windows), self.clip.tokenise(texts)
 
     def loss(
         self,

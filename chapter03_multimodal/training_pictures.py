@@ -35,7 +35,7 @@ Item, Loaded = TypeVar("Item"), TypeVar("Loaded")
 
 
 @dataclass(frozen=True)
-class Seeing:
+class ImagePreprocessing:
     """How a model wants its pictures: as squares of `side` pixels, scaled by `mean` and `std` of the three channels.
     settings: open_clip's, by which pictures become such squares."""
 
@@ -45,7 +45,7 @@ class Seeing:
     settings: dict[str, Any]
 
     @classmethod
-    def of(cls, clip: Clip) -> Seeing:
+    def of(cls, clip: Clip) -> ImagePreprocessing:
         """What the model of this Clip wants."""
         settings = clip.config["preprocess_cfg"]
         size = settings["size"]
@@ -70,7 +70,7 @@ class Pictures:
     could not be read, by row."""
 
     paths: Sequence[Path]
-    seeing: Seeing
+    seeing: ImagePreprocessing
     side: int
     processes: Processes = ALONE
     unusable: dict[int, str] = field(default_factory=dict)
@@ -144,7 +144,7 @@ def random_windows(
     return pixels[np.arange(n)[:, None, None], (down + along)[:, :, None], columns[:, None, :]]
 
 
-def ahead(items: Iterable[Item], load: Callable[[Item], Loaded]) -> Iterator[tuple[Item, Loaded]]:
+def prefetch(items: Iterable[Item], load: Callable[[Item], Loaded]) -> Iterator[tuple[Item, Loaded]]:
     """Each item with what was loaded for it, the next one being loaded meanwhile."""
     with ThreadPoolExecutor(1) as worker:
         waiting: tuple[Item, Any] | None = None

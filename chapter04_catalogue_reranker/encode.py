@@ -20,7 +20,7 @@ from torch import Tensor
 
 from chapter02_two_tower.model import FrozenTower
 from chapter03_multimodal.encoder import BATCH
-from chapter03_multimodal.training_pictures import Pictures, ahead
+from chapter03_multimodal.training_pictures import Pictures, prefetch
 from chapter04_catalogue_reranker.lora import merged
 from chapter04_catalogue_reranker.model import CatalogueReranker
 from chapter04_catalogue_reranker.towers import VisionTower
@@ -93,12 +93,12 @@ class FrozenTowers:
         if not first:
             return ImageFeatures(features[source], usable[source], {})
         running, device, weights, half = self._vision
-        pictures = Pictures([Path(path) for path in first], tower.seeing, tower.seeing.side)
+        pictures = Pictures([Path(path) for path in first], tower.preprocessing, tower.preprocessing.side)
         batches = np.split(np.arange(len(first)), range(BATCH[device], len(first), BATCH[device]))
         with progress(total=len(first), desc=desc, unit="picture", shown=bool(desc)) as bar:
-            for rows, (pixels, good) in ahead(batches, pictures.take):
+            for rows, (pixels, good) in prefetch(batches, pictures.take):
                 if good.any():
-                    inputs = tower.seeing.as_input(pixels[good]).to(device, weights)
+                    inputs = tower.preprocessing.as_input(pixels[good]).to(device, weights)
                     with torch.inference_mode(), torch.autocast(device, half, enabled=device == "cuda"):
                         features[rows[good]] = _finite(running(inputs))
                 usable[rows] = good

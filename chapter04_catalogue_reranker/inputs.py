@@ -62,9 +62,9 @@ class Inputs:
             self._kept["image"] = self._of_all(len(self.files), self._image_features, "looking at pictures")
             self.has_image = self._of_all(len(self.files), lambda rows, _: self.has_image[rows].float()).bool()
         elif self._pictures is None and self.model.architecture.inputs != "text":
-            seeing = self.model.vision_tower.seeing
+            preprocessing = self.model.vision_tower.preprocessing
             files = [file or Path() for file in self.files]
-            self._pictures = Pictures(files, seeing, seeing.side, self.processes)
+            self._pictures = Pictures(files, preprocessing, preprocessing.side, self.processes)
 
     def pixels(self, rows: np.ndarray) -> Tensor | None:
         """Pictures of the rows as the vision tower takes them, [B, 3, S, S]; None while it is frozen, and for a model
@@ -73,7 +73,7 @@ class Inputs:
             return None
         pixels, usable = self._pictures.take(rows)
         self.has_image[rows] &= torch.from_numpy(usable)
-        return self.model.vision_tower.seeing.as_input(pixels)
+        return self.model.vision_tower.preprocessing.as_input(pixels)
 
     def text(self, rows: np.ndarray) -> Tensor:
         """Text features [B, Ht] of products; with gradient from a tower in training."""

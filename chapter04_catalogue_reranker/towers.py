@@ -26,7 +26,7 @@ from chapter02_two_tower.model import ROWS_A_CHUNK, Tower
 from chapter02_two_tower.model_files import load_parts
 from chapter03_multimodal.clip import CONFIG as CLIP_CONFIG
 from chapter03_multimodal.clip import POCKET_CLIP, load_clip
-from chapter03_multimodal.training_pictures import Seeing
+from chapter03_multimodal.training_pictures import ImagePreprocessing
 from chapter04_catalogue_reranker.lora import TEXT, VISION, add_lora, with_called_attention
 from common.atomic import read_json
 from common.encoders import MINILM, folder_digest, model_folder
@@ -95,16 +95,19 @@ class TextTower(nn.Module):
 class VisionTower(nn.Module):
     """A network from pixels to one vector. Make one with `load`.
 
-    width: features of a vector. seeing: how it wants its pictures. name, digest, new: as of a `TextTower`. The
+    width: features of a vector. preprocessing: how it wants its pictures. name, digest, new: as of a `TextTower`. The
     statistics of batch norms stay what they were in pretraining, in training mode too.
     """
 
-    def __init__(self, network: nn.Module, width: int, seeing: Seeing, name: str, digest: str) -> None:
+    def __init__(
+        self, network: nn.Module, width: int, preprocessing: ImagePreprocessing, name: str, digest: str
+    ) -> None:
         """network: pixels float [N, 3, S, S] to [N, width]."""
         super().__init__()
-        self.network, self.width, self.seeing, self.name, self.digest = network, width, seeing, name, digest
+        self.network, self.width, self.preprocessing = network, width, preprocessing
+        self.name, self.digest = name, digest
         self.new: tuple[str, ...] = ()
-        self._square_of = seeing.squares(seeing.side)
+        self._square_of = preprocessing.squares(preprocessing.side)
 
     @classmethod
     def load(cls, name: str = POCKET_CLIP, *, lora_rank: int, lora_dropout: float = 0.0, seed: int = 0) -> VisionTower:
@@ -117,12 +120,12 @@ class VisionTower(nn.Module):
         if _is_clip(name):
             clip = load_clip(name)
             network = with_called_attention(clip.model.visual)
-            tower, new = cls(network, clip.dimension, Seeing.of(clip), name, clip.digest), []
+            tower, new = cls(network, clip.dimension, ImagePreprocessing.of(clip), name, clip.digest), []
         else:
             folder = _vision_folder(name)
             network, new = _siglip(folder, seed)
             width = network.model.config.hidden_size
-            tower = cls(network, width, _seeing(folder, network.side), name, folder_digest(folder))
+            tower = cls(network, width, _preprocessing(folder, network.side), name, folder_digest(folder))
         _without_dropout(tower)
         add_lora(tower.network, VISION, rank=lora_rank, dropout=lora_dropout, seed=seed)
         tower.new = _names_of(new, tower)
@@ -130,7 +133,7 @@ class VisionTower(nn.Module):
 
     def preprocess(self, picture: Image.Image) -> Tensor:
         """An RGB picture as float [3, S, S]."""
-        return self.seeing.as_input(np.array(self._square_of(picture))[None])[0]
+        return self.preprocessing.as_input(np.array(self._square_of(picture))[None])[0]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features [N, width] of pixels [N, 3, S, S]: float32 (under autocast too), of length 1, with gradient."""
@@ -252,7 +255,7 @@ def _read_quietly(kind: type, folder: Path, seed: int) -> tuple[nn.Module, dict[
         logging.set_verbosity(verbosity)
 
 
-def _seeing(folder: Path, side: int) -> Seeing:
+def _preprocessing(folder: Path, side: int) -> ImagePreprocessing:
     """How a SigLIP wants its pictures: squeezed to a square, as its processor does it."""
     file = folder / "preprocessor_config.json"
     settings = read_json(file)
@@ -262,7 +265,7 @@ def _seeing(folder: Path, side: int) -> Seeing:
     except KeyError as error:
         raise CourseError(f"{file}: needs image_mean, image_std and a resample of 2 or 3 ({error}).") from None
     cut = {"size": side, "mean": mean, "std": std, "interpolation": interpolation, "resize_mode": "squash"}
-    return Seeing(side, mean, std, cut)
+    return ImagePreprocessing(side, mean, std, cut)
 
 
 def _without_dropout(tower: nn.Module) -> None:

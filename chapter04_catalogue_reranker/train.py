@@ -29,7 +29,7 @@ from torch import Tensor
 
 from chapter02_two_tower.train import link_or_copy
 from chapter03_multimodal.train import schedule
-from chapter03_multimodal.training_pictures import ahead
+from chapter03_multimodal.training_pictures import prefetch
 from chapter04_catalogue_reranker.batches import Batch, Candidates, epoch_batches
 from chapter04_catalogue_reranker.inputs import Inputs
 from chapter04_catalogue_reranker.losses import CategoryQueue, listwise_loss, multi_positive_info_nce
@@ -189,7 +189,7 @@ class Training:
             batches = epoch_batches(self.lists, train, config.batch_size, rng)
             taken = state["step"] - epoch * steps  # before the run was interrupted
             started = time.perf_counter()
-            for batch, pixels in ahead(batches[taken:], lambda batch: self.inputs.pixels(self._own(batch.rows))):
+            for batch, pixels in prefetch(batches[taken:], lambda batch: self.inputs.pixels(self._own(batch.rows))):
                 for group in optimizer.param_groups:
                     group["lr"] = float(rates[state["step"]])
                 optimizer.zero_grad()

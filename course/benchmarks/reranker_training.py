@@ -24,7 +24,7 @@ from torch import Tensor
 
 from chapter03_multimodal import training_pictures
 from chapter03_multimodal.clip import POCKET_CLIP
-from chapter03_multimodal.training_pictures import ahead
+from chapter03_multimodal.training_pictures import prefetch
 from chapter04_catalogue_reranker.batches import Batch, epoch_batches
 from chapter04_catalogue_reranker.losses import listwise_loss
 from chapter04_catalogue_reranker.model import CatalogueReranker
@@ -112,7 +112,7 @@ class OurStep:
         ends = []
         self.training.model.train()
         batches = epoch_batches(self.training.lists, rows, size, np.random.default_rng(0))
-        for batch, pixels in ahead(batches, lambda batch: self.training.inputs.pixels(batch.rows)):
+        for batch, pixels in prefetch(batches, lambda batch: self.training.inputs.pixels(batch.rows)):
             self.optimizer.zero_grad()
             self.loss(batch, pixels).backward()
             _finish(self.training.model, self.optimizer)

@@ -44,7 +44,7 @@ from chapter03_multimodal import training_pictures
 from chapter03_multimodal.batches import Batch
 from chapter03_multimodal.losses import clip_loss
 from chapter03_multimodal.model import prepare, training_mode
-from chapter03_multimodal.training_pictures import ahead, random_windows
+from chapter03_multimodal.training_pictures import prefetch, random_windows
 
 folder, toy, count, batches = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 decoded, encoded, result = [], [], {}
@@ -58,15 +58,15 @@ def counting(encode):
 
 def naive_loss(training, model, whole):
     pixels, usable = training.pictures.take(whole.rows)
-    windows = random_windows(pixels[usable], training.seeing.side, np.random.default_rng(whole.seed))
+    windows = random_windows(pixels[usable], training.preprocessing.side, np.random.default_rng(whole.seed))
     batch = whole.only(usable)
-    images = normalize(model.encode_image(training.seeing.as_input(windows)), dim=-1)
+    images = normalize(model.encode_image(training.preprocessing.as_input(windows)), dim=-1)
     texts = normalize(model.encode_text(training.clip.tokenise(batch.texts)), dim=-1)
     return clip_loss(texts, images, batch.known, pairs=len(batch), logit_scale=model.logit_scale)
 
 
 def shared_loss(training, model, whole):
-    [(_, loaded)] = ahead(training.agreed(ahead([whole], training.read)), training.load)
+    [(_, loaded)] = prefetch(training.agreed(prefetch([whole], training.read)), training.load)
     return training.loss(model, *loaded)
 
 

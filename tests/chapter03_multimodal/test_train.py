@@ -28,7 +28,7 @@ from chapter03_multimodal.prepare_data import MultimodalData, PrepareDataConfig
 from chapter03_multimodal.prepare_data import main as prepare_data
 from chapter03_multimodal.train import TrainConfig, Training, clip_folders, load_training, schedule
 from chapter03_multimodal.train_config import LEARNING_RATES, resolved
-from chapter03_multimodal.training_pictures import Pictures, Seeing, ahead, random_windows
+from chapter03_multimodal.training_pictures import ImagePreprocessing, Pictures, prefetch, random_windows
 from chapter03_multimodal.validation import Validation
 from common.artifacts import RunFolder
 from common.atomic import write_json
@@ -289,22 +289,22 @@ def test_a_split_without_pictures_is_an_error_with_a_reason(tmp_path, split):
 
 def test_a_picture_seen_whole_is_what_the_evaluation_transform_makes_of_it(tmp_path):
     clip = load_clip(tiny_folder(tmp_path / "clip"))
-    data, seeing = toy_data(tmp_path / "shop", 6), Seeing.of(clip)
+    data, preprocessing = toy_data(tmp_path / "shop", 6), ImagePreprocessing.of(clip)
     paths = [tmp_path / "shop" / path for path in data.pairs["path"]]
-    pixels, usable = Pictures(paths, seeing, seeing.side).take(np.arange(6))
+    pixels, usable = Pictures(paths, preprocessing, preprocessing.side).take(np.arange(6))
     wanted = torch.stack([clip.preprocess(Image.open(path)) for path in paths])
     assert usable.all()
-    torch.testing.assert_close(seeing.as_input(pixels), wanted)
+    torch.testing.assert_close(preprocessing.as_input(pixels), wanted)
 
 
 def test_pictures_read_batch_by_batch_are_those_in_memory(tmp_path, monkeypatch):
-    seeing = Seeing.of(load_clip(tiny_folder(tmp_path / "clip")))
+    preprocessing = ImagePreprocessing.of(load_clip(tiny_folder(tmp_path / "clip")))
     paths = [tmp_path / "shop" / path for path in toy_data(tmp_path / "shop", 6).pairs["path"]]
     paths[2].write_bytes(b"")
     Image.new("RGB", (600, 2)).save(paths[3])
-    kept = Pictures(paths, seeing, 18)
+    kept = Pictures(paths, preprocessing, 18)
     monkeypatch.setattr("chapter03_multimodal.training_pictures.IN_MEMORY", 0)
-    lazy = Pictures(paths, seeing, 18)
+    lazy = Pictures(paths, preprocessing, 18)
     assert not lazy.unusable, "nothing was read yet"
     rows = np.array([5, 2, 0, 3])
     for one, other in zip(kept.take(rows), lazy.take(rows), strict=True):
@@ -350,23 +350,23 @@ def test_one_process_alone_loads_the_usable_pictures_of_a_batch(tmp_path, monkey
     (tmp_path / "shop" / "3.png").write_bytes(b"no picture")
     training = toy_training(tmp_path, more_texts=3)
     whole = next(batch for batch in training.batches().epoch(0) if 2 in batch.rows)  # row 2 is 3.png
-    read = training.agreed(ahead([whole], training.read))
-    [(_, (batch, usable, pixels, tokens))] = ahead(read, training.load)
+    read = training.agreed(prefetch([whole], training.read))
+    [(_, (batch, usable, pixels, tokens))] = prefetch(read, training.load)
     assert usable.tolist() == [row != 2 for row in whole.rows]
     seen = training.pictures.take(batch.rows)[0]
-    windows = random_windows(seen, training.seeing.side, np.random.default_rng(whole.seed))
-    assert torch.equal(pixels, training.seeing.as_input(windows))
+    windows = random_windows(seen, training.preprocessing.side, np.random.default_rng(whole.seed))
+    assert torch.equal(pixels, training.preprocessing.as_input(windows))
     assert batch.texts == whole.only(usable).texts and torch.equal(tokens, training.clip.tokenise(batch.texts))
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_looking_ahead_changes_nothing_but_the_time(count):
-    assert list(ahead(range(count), lambda item: item * item)) == [(item, item * item) for item in range(count)]
+    assert list(prefetch(range(count), lambda item: item * item)) == [(item, item * item) for item in range(count)]
 
 
 def test_an_error_while_loading_ahead_is_not_lost():
     with pytest.raises(ZeroDivisionError):
-        list(ahead([1, 0, 2], lambda item: 1 // item))
+        list(prefetch([1, 0, 2], lambda item: 1 // item))
 
 
 def test_validation_leaves_unreadable_pictures_out(tmp_path):

@@ -66,7 +66,7 @@ def one_by_one(model, texts, images):
     with torch.no_grad():
         for text, image in zip(texts, images, strict=True):
             tokens = model.text_tower.tokenise([text], model.architecture.product_length)
-            side = model.vision_tower.seeing.side
+            side = model.vision_tower.preprocessing.side
             pixels = torch.zeros(1, 3, side, side)
             if image is not None:
                 pixels = model.vision_tower.preprocess(Image.open(image))[None]

@@ -99,11 +99,12 @@ def naive_losses(training: Training, batch: Batch) -> dict[str, Tensor]:
     """All texts, pictures and paths through the towers, nothing kept, the products' own lists one by one."""
     model, inputs, tower = training.model, training.inputs, training.model.text_tower
     texts = [inputs.texts[row] for row in batch.rows]
-    seeing = model.vision_tower.seeing
-    pixels, usable = Pictures([file or Path() for file in inputs.files], seeing, seeing.side).take(batch.rows)
+    preprocessing = model.vision_tower.preprocessing
+    files = [file or Path() for file in inputs.files]
+    pixels, usable = Pictures(files, preprocessing, preprocessing.side).take(batch.rows)
     products = model.embed_products(
         model.text_features(tower.tokenise(texts, model.architecture.product_length)),
-        model.image_features(seeing.as_input(pixels)),
+        model.image_features(preprocessing.as_input(pixels)),
         torch.tensor([bool(text) for text in texts]),
         torch.from_numpy(usable),
     ).fused

@@ -51,7 +51,7 @@ def shared(make):
 
 def features(model, texts=TEXTS, seed=0):
     """(text, image) features of as many products as texts, and pictures of noise."""
-    side, random = model.vision_tower.seeing.side, np.random.default_rng(seed)
+    side, random = model.vision_tower.preprocessing.side, np.random.default_rng(seed)
     pictures = [Image.fromarray(random.integers(0, 255, (side, side, 3), dtype=np.uint8)) for _ in texts]
     pixels = torch.stack([model.vision_tower.preprocess(picture) for picture in pictures])
     return model.text_features(model.text_tower.tokenise(texts, 24)), model.image_features(pixels)
