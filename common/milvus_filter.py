@@ -7,7 +7,11 @@ import math
 import numbers
 from collections.abc import Iterable
 
+from common.category_path import SEPARATOR
 from common.errors import CourseError
+
+AFTER = SEPARATOR[:-1] + chr(ord(SEPARATOR[-1]) + 1)
+"""The first text that sorts after all that begin with the separator."""
 
 
 def product_filter(category: str | None = None, price_min: float | None = None, price_max: float | None = None) -> str:
@@ -19,7 +23,7 @@ def product_filter(category: str | None = None, price_min: float | None = None, 
     conditions = []
     if category is not None:
         path = f"category_path == {quoted(category)}"
-        below = f"category_path >= {quoted(category + ' > ')} and category_path < {quoted(category + ' >!')}"
+        below = f"category_path >= {quoted(category + SEPARATOR)} and category_path < {quoted(category + AFTER)}"
         conditions.append(f"({path} or ({below}))")
     for bound, sign in ((price_min, ">="), (price_max, "<=")):
         if bound is not None:

@@ -30,6 +30,7 @@ from common.catalogue.download import ABO, ABO_TEXT, public_files
 from common.catalogue.readers import quarantine_rows, read_table
 from common.catalogue.splits import split_by_group
 from common.catalogue.text import strip_markup
+from common.category_path import join_path
 from common.errors import CourseError
 
 SELECTIONS = ("mini", "all", "text")
@@ -223,7 +224,7 @@ def _category_path(node_path: str) -> str | None:
     levels = [level.strip() for level in node_path.split("/") if level.strip()]
     if levels and levels[0].casefold() in ROOTS:
         levels = levels[1:]
-    return " > ".join(levels) or None
+    return join_path(levels) or None
 
 
 def _attributes(product_type: str) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from common.atomic import atomic_folder
+from common.catalogue import store
 from common.catalogue.contract import SPLITS, TABLES
 from common.catalogue.digest import digest_tables
 from common.catalogue.validation import validate
@@ -76,9 +78,7 @@ class Catalogue:
     @classmethod
     def load(cls, folder: str | Path) -> Catalogue:
         """Read a saved catalogue; raises `CourseError` if there is none in `folder` or a table is not whole."""
-        from common.catalogue.store import load_tables
-
-        source, tables, digest = load_tables(Path(folder))
+        source, tables, digest = store.load_tables(Path(folder))
         catalogue = cls(source=source, folder=Path(folder), **tables)
         catalogue.__dict__["digest"] = digest  # checked with the files; spares hashing the tables again
         return catalogue
@@ -89,10 +89,15 @@ class Catalogue:
         Pictures with relative paths are copied, absolute paths stay as they are. Raises `CourseError` if another
         catalogue is saved there already.
         """
-        from common.catalogue.store import save_folder
-
-        save_folder(self, Path(folder))
+        if not store.holds(Path(folder), self.digest):
+            with atomic_folder(folder) as staging:
+                store.copy_pictures(self.images["path"].unique(), self.folder, staging)
+                self.write_tables(staging)
         return Catalogue.load(folder)
+
+    def write_tables(self, folder: Path) -> None:
+        """Write tables and manifest into `folder`, which the caller moves into place (`atomic_folder`)."""
+        store.write_tables(folder, self.source, self.digest, {**self.tables, "quarantine": self.quarantine})
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:

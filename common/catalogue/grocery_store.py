@@ -30,6 +30,7 @@ from common.catalogue.columns import require_columns
 from common.catalogue.contract import SPLITS
 from common.catalogue.download import GROCERY_STORE, public_files
 from common.catalogue.readers import quarantine_rows, read_table
+from common.category_path import join_path
 from common.errors import CourseError
 
 NAME, FINE, COARSE_NAME, COARSE, ICONIC, DESCRIPTION = (
@@ -117,7 +118,7 @@ def _class_fields(one: dict[str, str], kind: str) -> dict[str, str]:
     facts = {"kind": kind, "fine class": one[NAME], "coarse class": one[COARSE_NAME]}
     return {
         "title": levels[-1],
-        "category_path": " > ".join(dict.fromkeys(levels)),
+        "category_path": join_path(dict.fromkeys(levels)),
         "attributes": json.dumps(facts, ensure_ascii=False),
         "locale": "en",
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from hashlib import file_digest
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from common.artifacts import fingerprint
 from common.atomic import atomic_folder
 from common.catalogue.catalogue import Catalogue
 from common.catalogue.contract import FORMAT_VERSION
-from common.catalogue.store import MANIFEST, write_tables
+from common.catalogue.store import MANIFEST
+from common.digests import file_sha256
 from common.errors import CourseError
 from common.progress import tell
 from common.settings import artifacts_root, resolve_profile
@@ -62,7 +62,7 @@ def load_catalogue(name: str, *, profile: str | None = None, **parameters: Any) 
     folder = artifacts_root() / "catalogues" / f"{name}@{fingerprint(key)}"
     if not folder.is_dir():
         with atomic_folder(folder) as staging:
-            write_tables(module.build_catalogue(staging, **parameters), staging)
+            module.build_catalogue(staging, **parameters).write_tables(staging)
     catalogue = Catalogue.load(folder)
     _report_quarantine(catalogue)
     return catalogue
@@ -86,8 +86,7 @@ def _file_key(path: Path | list[Path]) -> Any:
     if isinstance(path, list):
         stats = ((one, one.stat()) for one in path if one.is_file())
         return [[one.as_posix(), stat.st_size, stat.st_mtime_ns] for one, stat in stats]
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def _report_quarantine(catalogue: Catalogue) -> None:

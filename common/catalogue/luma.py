@@ -30,6 +30,7 @@ from common.catalogue.download import LUMA, public_files
 from common.catalogue.readers import quarantine_rows, read_table
 from common.catalogue.splits import split_by_group
 from common.catalogue.text import strip_markup
+from common.category_path import join_path, split_path
 from common.errors import CourseError
 
 LINKS = ("related", "crosssell", "upsell")
@@ -188,14 +189,14 @@ def _joined(values: list[str] | None) -> str | None:
 def _category_path(paths: list[str]) -> str | None:
     """The deepest of the paths ``Default Category/Men/Tops/Tees`` that is no promotion, as ``Men > Tops > Tees``."""
     shelves = [_shelf(path.removeprefix("Default Category/").split("/")) for path in paths]
-    return max((shelf for shelf in shelves if shelf), key=lambda shelf: shelf.count(" > "), default=None)
+    return max((shelf for shelf in shelves if shelf), key=lambda shelf: len(split_path(shelf)), default=None)
 
 
 def _shelf(levels: list[str]) -> str | None:
     """The levels before the first promotion or collection: ``Gear, Bags, Collections, Eco`` is ``Gear > Bags``."""
     levels = [level.strip() for level in levels if level.strip()]
     end = next((at for at, level in enumerate(levels) if level in _SHELVES), len(levels))
-    return " > ".join(levels[:end]) or None
+    return join_path(levels[:end]) or None
 
 
 def _pictures(clothes: pd.DataFrame, of_gear: pd.DataFrame, home: Path) -> pd.DataFrame:

@@ -25,9 +25,9 @@ import pandas as pd
 
 from common.catalogue.catalogue import Catalogue
 from common.catalogue.download import SHOPIFY_TAXONOMY, public_files
+from common.category_path import join_path, leaf_of, parent_of, split_path
 from common.errors import CourseError
 
-LEVELS = " > "
 CANDIDATES = 9
 SAME_WORDS, SIBLINGS = 4, 4
 """Of a product's wrong candidates: at most so many whose name shares words with its own, so many beside the true one.
@@ -50,7 +50,7 @@ def build_catalogue(folder: Path, *, seed: int = 0) -> Catalogue:
     """
     files = find_files(seed=seed)
     ids, mappings = read_categories(files[_CATEGORIES]), read_mappings(files[_MAPPINGS])
-    parents = [_parent(path) or path for path, _ in mappings]
+    parents = [parent_of(path) for path, _ in mappings]
     unknown = sorted({path for path, _ in mappings}.union(parents) - ids.keys())
     if unknown:
         raise CourseError(f"{files[_CATEGORIES]}: no category {unknown[0]!r}; get it in the version of {_MAPPINGS}")
@@ -116,12 +116,12 @@ def _lines(path: Path) -> list[str]:
 
 
 def _parent(path: str) -> str:
-    return path.rpartition(LEVELS)[0]
+    return join_path(split_path(path)[:-1])
 
 
 def _words(path: str) -> frozenset[str]:
     """The words of the path's last level, plural endings cut."""
-    return frozenset(word.removesuffix("s") for word in re.findall(r"\w+", path.rpartition(LEVELS)[2].casefold()))
+    return frozenset(word.removesuffix("s") for word in re.findall(r"\w+", leaf_of(path).casefold()))
 
 
 def _draw_candidates(products: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from common.catalogue.download import WANDS, public_files
 from common.catalogue.readers import ReadTable, quarantine_rows, read_table
 from common.catalogue.splits import split_queries
 from common.catalogue.text import strip_markup
+from common.category_path import join_path
 
 GRADES = {"Exact": 3, "Partial": 1, "Irrelevant": 0}
 
@@ -88,7 +89,7 @@ def _read(name: str, path: Path) -> ReadTable:
 
 
 def _category_path(hierarchy: str) -> str:
-    return " > ".join(part.strip() for part in hierarchy.split("/") if part.strip())
+    return join_path(part.strip() for part in hierarchy.split("/") if part.strip())
 
 
 def _features(text: str | None, product_class: str | None) -> dict[str, str]:

@@ -25,7 +25,6 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from difflib import get_close_matches
-from hashlib import file_digest
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +35,7 @@ from common.catalogue.contract import GRADE_OF_LABEL, TABLES
 from common.catalogue.readers import ReadTable, read_table
 from common.catalogue.splits import split_queries
 from common.catalogue.text import clean_text, normalise_query
+from common.digests import file_sha256
 from common.errors import CourseError
 from common.progress import tell
 
@@ -199,8 +199,7 @@ def _with_digests(table: pd.DataFrame) -> pd.DataFrame:
 def _digest(path: str) -> str | None:
     if not os.path.isfile(path):
         return None  # the contract's check says so
-    with open(path, "rb") as file:
-        return file_digest(file, "sha256").hexdigest()[:16]
+    return file_sha256(path)[:16]
 
 
 def _titled_by_file_names(catalogue: Catalogue) -> Catalogue:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from common.category_path import split_path
 from common.pocket_shop.vocabulary import BRANDS, COLOURS, MATERIALS, PALETTES, PATTERNS, STYLES, Leaf, leaves
 
 COLOUR_NAMES = tuple(COLOURS)
@@ -108,7 +109,7 @@ def _draw_leaf(code: int, leaf: Leaf, count: int, rng: np.random.Generator) -> p
 
 
 def _brand_weights(leaf: Leaf) -> np.ndarray:
-    department = leaf.path.split(" > ")[0]
+    department = split_path(leaf.path)[0]
     weights = np.array([1.0 / brand.price_level if department in brand.departments else 0.0 for brand in BRANDS])
     return weights / weights.sum()
 

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
+from common.category_path import parent_of
 from common.pocket_shop.facts import COLOUR_NAMES, MATERIAL_NAMES, PATTERN_NAMES, STYLE_NAMES
 from common.pocket_shop.text import leaves_by_key
 from common.pocket_shop.vocabulary import BRANDS, COLOURS, MATERIALS, PATTERNS, leaves
@@ -90,8 +91,8 @@ def grade_from_misses(total: np.ndarray, relation: np.ndarray) -> np.ndarray:
 def leaf_relations(key: str) -> np.ndarray:
     """Relate every leaf to the leaf `key`: 2 is itself, 1 a sibling in the taxonomy or a complement, 0 neither."""
     target = leaves_by_key()[key]
-    parent = target.path.rsplit(" > ", 1)[0]
-    related = [leaf.path.rsplit(" > ", 1)[0] == parent or leaf.key in target.complements for leaf in leaves()]
+    parent = parent_of(target.path)
+    related = [parent_of(leaf.path) == parent or leaf.key in target.complements for leaf in leaves()]
     return np.where([leaf.key == key for leaf in leaves()], 2, np.asarray(related, int)).astype(np.int8)
 
 

@@ -11,6 +11,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
+from common.category_path import parent_of, split_path
 from common.pocket_shop.facts import COLOUR_NAMES, MATERIAL_NAMES, PATTERN_NAMES, PLAIN
 from common.pocket_shop.vocabulary import PATTERNS, leaves
 
@@ -92,12 +93,12 @@ def draw_candidates(facts: pd.DataFrame, *, seed: int) -> pd.DataFrame:
 def _look_alikes(code: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the siblings of a leaf, and the leaves outside that a title or photo of it may be mistaken for."""
     own = leaves()[code]
-    parent, department = own.path.rsplit(" > ", 1)[0], own.path.split(" > ")[0]
+    parent, department = parent_of(own.path), split_path(own.path)[0]
     siblings, others = [], []
     for number, leaf in enumerate(leaves()):
         if number == code:
             continue
-        if leaf.path.rsplit(" > ", 1)[0] == parent:
+        if parent_of(leaf.path) == parent:
             siblings.append(number)
         elif (
             leaf.path.startswith(department) or leaf.key in own.complements or set(leaf.materials) == set(own.materials)
