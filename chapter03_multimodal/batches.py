@@ -1,9 +1,10 @@
-"""Which pictures stand together in a batch, and which of several texts each of them shows.
+"""Batches of the fine-tuning: which pictures stand together, and which text each of them gets.
 
 Every picture comes once an epoch. A share of a batch are visual neighbours of others in it (`mine_hard_negatives`), so
-that there is something hard to tell apart; and now and then a text is cut short, so that the model does not come to
-need the brand to know a chair. What a text may be right for is marked, to be masked: pictures of the same group, copies
-of one file, and products of which the text, cut short as it is, might have been said as well.
+that there is something hard to tell apart. Some texts are shortened at random, so that the model does not come to need
+the brand to recognise a chair. A text can be right for several pictures of a batch: pictures of the same group, copies
+of one file, and products whose own text, shortened, would read the same. Such pairs are marked, to be masked in the
+loss.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ SHORTER = {
     "no_brand": ("brand",),
     "no_category": ("category_path",),
 }
-"""The ways to cut a text short: which columns of a product are left out. None leaves out the title."""
+"""Ways to shorten a text, by the columns of a product that are left out. The title always stays."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B pictures with a text each, and E further texts that belong to no picture of the batch.
+    """B pictures with a text each.
 
-    rows: int64 [B], of the training pairs. texts: [B + E], the pictures' own first. known: bool [B + E, B], texts that
-    are known to be right for a picture. seed: of the windows that the pictures are seen through.
+    rows: int64 [B], of the training pairs. texts: [B], of the pictures. known: bool [B, B], True where a text (row) is
+    known to be right for a picture (column). seed: of the random windows of the pictures.
     """
 
     rows: np.ndarray
@@ -44,22 +45,20 @@ class Batch:
         return len(self.rows)
 
     def only(self, usable: np.ndarray) -> Batch:
-        """The batch without the pictures that are not `usable` (bool [B]), nor their texts."""
+        """Return the batch without the pictures that are not `usable` (bool [B]) and without their texts."""
         kept = np.flatnonzero(usable)
-        texts = np.concatenate([kept, np.arange(len(self), len(self.texts))])
-        known = self.known[torch.from_numpy(texts)][:, torch.from_numpy(kept)]
-        return Batch(self.rows[kept], [self.texts[at] for at in texts], known, self.seed)
+        known = self.known[torch.from_numpy(kept)][:, torch.from_numpy(kept)]
+        return Batch(self.rows[kept], [self.texts[at] for at in kept], known, self.seed)
 
 
 @dataclass(frozen=True)
 class BatchMaker:
     """Makes the batches of an epoch; the same arguments and epoch give the same batches.
 
-    pairs: M rows with `group_id` and `content` (equal for copies of one file). texts: [M, V], the texts that may be
-    said of each picture, the full one first. neighbours: int64 [M, K], rows of visual neighbours, -1 for none.
-    batch_size: pictures a batch at most. hard_share: of a batch, that are neighbours of others in it, as long as
-    neighbours are left. more_texts: further texts a batch, those of neighbours that are not in it. shorten: share of
-    the texts that are cut short.
+    pairs: M rows with `group_id` and `content` (equal for copies of one file). texts: [M, V], the variants of each
+    picture's text, the full one first. neighbours: int64 [M, K], rows of visual neighbours, -1 for none. batch_size:
+    pictures a batch at most. hard_share: share of a batch that are neighbours of others in it, as long as neighbours
+    are left. shorten: share of the texts that are shortened.
     """
 
     pairs: pd.DataFrame
@@ -67,7 +66,6 @@ class BatchMaker:
     neighbours: np.ndarray
     batch_size: int
     hard_share: float = 0.0
-    more_texts: int = 0
     shorten: float = 0.0
     seed: int = 0
 
@@ -80,18 +78,18 @@ class BatchMaker:
 
     @property
     def steps(self) -> int:
-        """Batches an epoch, of nearly the same size."""
+        """Number of batches an epoch; they have nearly the same size."""
         return -(-len(self.pairs) // self.batch_size)
 
     def epoch(self, number: int) -> list[Batch]:
         """Return the batches of epoch `number`, counted from 0."""
         rng = np.random.default_rng([self.seed, number])
         parts = self._parts(rng)
-        # The neighbours run out towards the end, and what is hard should not come early alone.
+        # Neighbours run out towards the end of the list. Shuffled, hard batches come at any time of the epoch.
         return [self._batch(parts[at], rng) for at in rng.permutation(len(parts))]
 
     def _parts(self, rng: np.random.Generator) -> list[np.ndarray]:
-        """Share the rows among the batches: some in a random order, then neighbours of theirs that are still free."""
+        """Share the rows among the batches: rows in a random order, then neighbours of them that are still free."""
         order = rng.permutation(len(self.pairs))
         free = np.ones(len(order), dtype=bool)
         queue = (row for row in order if free[row])
@@ -104,7 +102,7 @@ class BatchMaker:
         return parts
 
     def _followers(self, rows: list[int], wanted: int, free: np.ndarray, rng: np.random.Generator) -> list[int]:
-        """Up to `wanted` free neighbours: of every row one, then again, of those found too, while there are any."""
+        """Draw up to `wanted` free neighbours: one of every row, then again, those found included, while any are left."""
         found: list[int] = []
         asked = rows
         while asked and len(found) < wanted:
@@ -121,25 +119,14 @@ class BatchMaker:
 
     def _batch(self, rows: np.ndarray, rng: np.random.Generator) -> Batch:
         ways = rng.integers(1, max(2, self.texts.shape[1]), len(rows)) * (rng.random(len(rows)) < self.shorten)
-        more = self._more(rows, rng)
-        said = np.concatenate([rows, more])
-        ways = np.concatenate([ways, np.zeros(len(more), dtype=np.int64)])
-        return Batch(
-            rows=rows,
-            texts=self.texts[said, ways].tolist(),
-            known=torch.from_numpy(self.known(said, ways, rows)),
-            seed=int(rng.integers(2**31)),
-        )
-
-    def _more(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        pool = np.setdiff1d(self.neighbours[rows], np.append(rows, -1))
-        return rng.choice(pool, min(self.more_texts, len(pool)), replace=False) if len(pool) else pool
+        known = torch.from_numpy(self.known(rows, ways, rows))
+        return Batch(rows, self.texts[rows, ways].tolist(), known, seed=int(rng.integers(2**31)))
 
     def known(self, said: np.ndarray, ways: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Which texts are right for which pictures, bool [T, B]: text `ways[t]` of row `said[t]` for picture `rows[b]`.
+        """Mark which texts are right for which pictures: bool [T, B], variant `ways[t]` of row `said[t]` for `rows[b]`.
 
-        Those of the same group, of the same file, and those of which the text could be said: it is the full text of
-        that picture, or what is left of that when cut short in one of the ways.
+        A text is right for the pictures of its group, for copies of its file, and for every picture of which it is one
+        of the variants.
         """
         groups, contents, texts = self._codes
         same = (groups[said, None] == groups[rows]) | (contents[said, None] == contents[rows])
@@ -147,15 +134,15 @@ class BatchMaker:
 
     @cached_property
     def _codes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Groups [M], contents [M] and texts [M, V] as numbers, equal where they are equal."""
+        """Number the groups [M], contents [M] and texts [M, V]; equal ones have equal numbers."""
         texts = pd.factorize(self.texts.ravel())[0].reshape(self.texts.shape)
         return pd.factorize(self.pairs["group_id"])[0], pd.factorize(self.pairs["content"])[0], texts
 
 
 def text_variants(pairs: pd.DataFrame, products: pd.DataFrame) -> np.ndarray:
-    """The texts that may be said of each of M pictures, object [M, V]: the full one, then those of `SHORTER`.
+    """Return the variants of the text of each of M pictures, object [M, V]: the full one, then those of `SHORTER`.
 
-    Where nothing would be left (a product without a title), the full one stands again.
+    A variant that would be empty (a product without a title) is the full text instead.
     """
     known = products.set_index("product_id", drop=False).loc[pairs["product_id"]]
     full = pairs["text"].to_numpy(dtype=object)
@@ -167,7 +154,7 @@ def text_variants(pairs: pd.DataFrame, products: pd.DataFrame) -> np.ndarray:
 
 
 def _take(queue: Iterator[int], count: int, free: np.ndarray) -> list[int]:
-    """The next rows of the queue that are free, which then are so no more."""
+    """Take the next `count` rows of the queue, and mark them as no longer free."""
     taken: list[int] = []
     while len(taken) < count:
         taken.append(int(next(queue)))

@@ -1,4 +1,4 @@
-"""Encodes pictures and texts with a CLIP model into one space, as fast as this machine allows.
+"""Encode pictures and texts with a CLIP model into one space, as fast as this machine allows.
 
     encoder = load_clip_encoder()
     pictures = encoder.encode_images(["chair.jpg", "lamp.jpg"])
@@ -6,22 +6,20 @@
     texts.vectors @ pictures.vectors.T          # cosines
     pictures.rows, pictures.unusable            # which pictures have a vector, and why the others have none
 
-What takes time is done side by side: threads read and shrink the pictures ahead of the model, which computes in half
-precision where the hardware does that natively.
+Threads read and shrink the next pictures while the model encodes, in half precision where the hardware computes in it
+natively.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import dataclass
 from functools import cache as once
-from hashlib import file_digest
 from itertools import islice
 from pathlib import Path
 
@@ -34,22 +32,24 @@ from torchvision.transforms import Compose
 
 from chapter03_multimodal.clip import POCKET_CLIP, Clip, load_clip
 from common.artifacts import fingerprint
-from common.catalogue.images import MOST_THREADS, UnusableImage, open_image
+from common.catalogue.images import MAX_THREADS, UnusableImage, open_image
 from common.devices import Placement, choose_placement
+from common.digests import file_sha256
 from common.embedding_cache import EmbeddingCache
 from common.encoders import Embeddings, TextEncoder
 from common.errors import CourseError
-from common.progress import progress, somebody_watches
+from common.prefetch import prefetch
+from common.progress import is_interactive, progress
 from common.shared_encoders import TextMemory, load_shared
 
-PREPARATION = 1  # raise it when pictures are prepared in another way: vectors cached before are then left alone
+PREPARATION = 1  # raise it when pictures are prepared in another way: vectors cached before are then not used
 BATCH = {"cpu": 32, "cuda": 256, "mps": 64}
 BATCHES_AHEAD = 2
-PICTURES_A_CHUNK = 4096  # looked up in the cache and added to it together: what a kill can lose
-TIMES_THE_SIDE = 2  # a large picture is first shrunk cheaply to at least so many times what the model sees
-LONGEST_STRIP = 50
-"""Length of a picture over its width. Scaled until its shorter side fits, a line of 20,000 x 1 pixels would fill
-gigabytes, so what is longer is cut to its middle."""
+PICTURES_A_CHUNK = 4096  # looked up in the cache and added to it together: a kill loses no more than these
+TIMES_THE_SIDE = 2  # a large picture is first shrunk, cheaply, to at least this multiple of the model's side
+MAX_ASPECT_RATIO = 50
+"""Longer pictures are cut to their middle: scaled until its shorter side fits, a line of 20,000 x 1 pixels would fill
+gigabytes."""
 
 Picture = str | Path | Image.Image
 
@@ -65,7 +65,7 @@ class ImageEmbeddings:
     unusable: dict[int, str]
     """Position to reason, for the pictures that have no vector."""
     encoder_id: str
-    """Which encoder made them."""
+    """Of the encoder that made them."""
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -79,7 +79,7 @@ class ClipEncoder:
     """
 
     def __init__(self, clip: Clip, placement: Placement, *, cache: Path | None = None) -> None:
-        """clip is copied, so whoever trains it further does not change the encoder. cache: see `load_clip_encoder`."""
+        """Copy the model, so that training it further does not change the encoder. cache: see `load_clip_encoder`."""
         self.dimension, self.device = clip.dimension, placement.device
         self.precision, self.reason = placement.precision, placement.reason
         label = clip.name.replace("/", "-").replace("@", "-")
@@ -95,23 +95,23 @@ class ClipEncoder:
         return f"ClipEncoder({self.encoder_id}, {self.device})"
 
     def with_memory(self, memory: TextMemory | None) -> ClipEncoder:
-        """The same encoder with a memory for texts in place of its embedding caches, or with neither."""
+        """Return the same encoder with a memory for texts in place of its embedding caches, or with neither."""
         encoder = copy(self)
         encoder._cache, encoder._texts = None, self._texts.with_memory(memory)
         return encoder
 
     def encode(self, texts: Sequence[str], *, desc: str | None = None) -> Embeddings:
-        """The vectors of N texts, [N, D], in their order; see `common.encoders.TextEncoder.encode`."""
+        """Encode N texts: vectors [N, D], in their order; see `common.encoders.TextEncoder.encode`."""
         return self._texts.encode(texts, desc=desc)
 
     def encode_images(self, images: Sequence[Picture], *, desc: str | None = None) -> ImageEmbeddings:
-        """The vectors of those of N pictures, files or pictures in memory, that can be used.
+        """Encode those of N pictures, files or pictures in memory, that can be used.
 
-        desc: the label of the progress bar; without it none is shown. A picture that cannot be used (missing, empty,
-        damaged, animated, too large: see `common.catalogue.images.check_image`) is left out, and told with its reason.
-        Pictures are made RGB on white and upright. One that comes several times is encoded once; the composition of a
-        call moves a vector only by rounding. Files are cached by their content, pictures in memory are not. Raises
-        CourseError if images is not a collection of files and pictures.
+        desc: the label of the progress bar; None shows none. A picture that cannot be used (missing, empty, damaged,
+        animated, too large: see `common.catalogue.images.check_image`) is left out and reported with its reason.
+        Pictures are turned upright and put on white. One that comes several times is encoded once. The other pictures
+        of a call change a vector by no more than rounding. Files are cached by content, pictures in memory are not.
+        Raises CourseError if images is not a collection of files and pictures.
         """
         images = _checked_images(images)
         first: dict[str | int, int] = {}
@@ -135,7 +135,7 @@ class ClipEncoder:
         pool: ThreadPoolExecutor,
         advance: Callable[[int], object],
     ) -> None:
-        """Fill the rows of `vectors` that the positions of `chunk` name, or say in `reasons` why one stays empty."""
+        """Fill the rows of `vectors` at the positions in `chunk`; those that stay empty get a reason in `reasons`."""
         keys = self._fill_from_cache(chunk, vectors, pool) if self._cache is not None else dict.fromkeys(chunk)
         advance(len(chunk) - len(keys))
         new = []
@@ -151,7 +151,7 @@ class ClipEncoder:
     def _fill_from_cache(
         self, chunk: dict[int, Picture], vectors: np.ndarray, pool: ThreadPoolExecutor
     ) -> dict[int, str | None]:
-        """The positions that the cache does not know, each with the key to keep its vector under, if it can be kept."""
+        """Fill what the cache knows; return the other positions, each with its key in the cache (None: not cached)."""
         keys = dict(zip(chunk, pool.map(_content, chunk.values()), strict=True))
         positions = np.array([at for at, key in keys.items() if key is not None], dtype=np.int64)
         known = np.empty((len(positions), self.dimension), dtype=np.float32)
@@ -168,18 +168,21 @@ class ClipEncoder:
         pool: ThreadPoolExecutor,
         advance: Callable[[int], object],
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """(position, picture) of the usable ones, in order; the reasons of the others go into `reasons`."""
+        """Yield (position, picture) of the usable ones, in order; the reasons of the others go into `reasons`."""
         depth = BATCHES_AHEAD * BATCH[self.device]
-        for at, result in zip(chunk, _ahead(pool, self._prepare, chunk.values(), depth), strict=True):
-            try:
-                yield at, result.result()
-            except UnusableImage as error:
-                reasons[at] = error.reason
+        for at, made in prefetch(chunk, lambda at: self._prepare(chunk[at]), pool=pool, depth=depth):
+            if isinstance(made, str):
+                reasons[at] = made
                 advance(1)
+            else:
+                yield at, made
 
-    def _prepare(self, image: Picture) -> np.ndarray:
-        """uint8 [S, S, 3]: what the model sees, but for the normalisation. Raises UnusableImage."""
-        return np.asarray(self._geometry(_without_ends(open_image(image, at_least=self._enough))))
+    def _prepare(self, image: Picture) -> np.ndarray | str:
+        """Return what the model sees before scaling, uint8 [S, S, 3], or the reason why the picture cannot be used."""
+        try:
+            return np.asarray(self._geometry(_without_ends(open_image(image, at_least=self._enough))))
+        except UnusableImage as error:
+            return error.reason
 
 
 def load_clip_encoder(name: str | Path = POCKET_CLIP, *, cache: Path | None = None) -> ClipEncoder:
@@ -199,13 +202,15 @@ def _load(name: str | Path, cache: Path | None) -> ClipEncoder:
 
 
 class _Towers:
-    """A copy of a CLIP's towers, on the device and in the precision of a placement; all vectors come out in float32
-    and of length 1. `dimension` and `embed` make it a `common.engines.Engine`."""
+    """A copy of a CLIP's towers on the device and in the precision of a placement. Vectors are float32, of length 1.
+
+    `dimension` and `embed` make it a `common.engines.Engine`.
+    """
 
     def __init__(self, clip: Clip, placement: Placement, encoder_id: str) -> None:
         self.dimension, self._encoder_id, self._device = clip.dimension, encoder_id, placement.device
         self._tokenise = clip.tokenise
-        # A CPU is fastest with all in half precision. A GPU has time for autocast, which keeps sums in float32.
+        # A CPU is fastest with all weights in half precision; a GPU can afford autocast, which keeps sums in float32.
         self._half = getattr(torch, placement.precision)
         self._weights = self._half if placement.device == "cpu" else torch.float32
         self._model = deepcopy(clip.model).eval().requires_grad_(False).to(placement.device, self._weights)
@@ -216,14 +221,14 @@ class _Towers:
 
     @torch.inference_mode()
     def of_pictures(self, pictures: np.ndarray) -> np.ndarray:
-        """[N, D] for uint8 [N, S, S, 3]."""
+        """Encode pictures: uint8 [N, S, S, 3] to [N, D]."""
         pixels = torch.from_numpy(pictures).to(self._device).permute(0, 3, 1, 2).contiguous().float()
         pixels.sub_(self._mean).div_(self._deviation)
         return self._run(self._model.encode_image, pixels.to(self._weights))
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], advance: Callable[[int], object]) -> np.ndarray:
-        """[N, D] for N texts; advance(n) is called after every n."""
+        """Encode N texts to [N, D]; call advance(n) after every n of them."""
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         for start in range(0, len(texts), BATCH[self._device]):
             batch = slice(start, start + BATCH[self._device])
@@ -242,15 +247,17 @@ class _Towers:
 
 
 def _geometry(clip: Clip) -> tuple[Callable[[Image.Image], Image.Image], int]:
-    """open_clip's transform without its last two parts, to numbers and normalised, which a batch does at once; and the
-    side below which a picture must not be shrunk before it."""
+    """Return open_clip's transform without its last two steps, and the side to which a picture may be shrunk before it.
+
+    The last two make a tensor and scale it; `_Towers` does that for a whole batch at once.
+    """
     side = clip.config["preprocess_cfg"]["size"]
     longest = side if isinstance(side, int) else max(side)
     return Compose(clip.preprocess.transforms[:-2]), TIMES_THE_SIDE * longest
 
 
 def _without_ends(picture: Image.Image) -> Image.Image:
-    longest = LONGEST_STRIP * min(picture.size)
+    longest = MAX_ASPECT_RATIO * min(picture.size)
     if max(picture.size) <= longest:
         return picture
     width, height = (min(side, longest) for side in picture.size)
@@ -260,21 +267,12 @@ def _without_ends(picture: Image.Image) -> Image.Image:
 
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads that drop what they have not begun when the caller fails."""
-    pool = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1))
+    """Start threads that drop what they have not begun when the caller fails."""
+    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, depth: int) -> Iterator[Future]:
-    """function(item) of every item, in order, begun at most `depth` items before it is asked for."""
-    items = iter(items)
-    waiting = deque(pool.submit(function, item) for item in islice(items, depth))
-    while waiting:
-        yield waiting.popleft()
-        waiting.extend(pool.submit(function, item) for item in islice(items, 1))
 
 
 def _checked_images(images: Sequence[Picture]) -> list[Picture]:
@@ -294,12 +292,11 @@ def _identity(image: Picture) -> str | int:
 
 
 def _content(image: Picture) -> str | None:
-    """What stands for the bytes of a file; None for what is no readable file."""
+    """Return a digest of the content of a file; None for what is not a readable file."""
     if isinstance(image, Image.Image) or not Path(image).is_file():
         return None
     try:
-        with Path(image).open("rb") as stream:
-            return file_digest(stream, "sha256").hexdigest()
+        return file_sha256(image)
     except OSError:
         return None
 
@@ -310,5 +307,5 @@ def _store(cache: Path | None, encoder_id: str, name: str, dimension: int) -> Em
 
 @once
 def _announce(line: str) -> None:
-    if somebody_watches():
+    if is_interactive():
         print(line, file=sys.stderr)

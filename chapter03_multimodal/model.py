@@ -1,14 +1,14 @@
-"""What of a CLIP is trained: a choice between few weights, which forget little, and all, which learn most.
+"""Select which weights of a CLIP to train: few, which forget little, or all, which learn most.
 
-    projections   the two matrices at the ends of the towers: the spaces are turned towards each other, no more
-    last_blocks   besides, the last blocks of both towers (transformer blocks, or stages of a ResNet) and what follows
-    lora          in every block, matrices of low rank added to those of attention and MLP, or to the convolutions (Hu
+    projections   the two matrices at the ends of the towers, which map into the shared space
+    last_blocks   also the last blocks of both towers (transformer blocks, or stages of a ResNet) and what follows
+    lora          in every block, low-rank matrices added to those of attention and MLP, or to the convolutions (Hu
                   et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685), by peft
     everything    all weights
 
-The temperature (`logit_scale`) is trained with each of them. The running statistics of a ResNet's batch norms are with
-none (`training_mode`): batches of look-alikes are no fair sample of a shop. Whatever was chosen, `merged` gives back an
-ordinary open_clip model, so that nobody who loads it need know how it was trained.
+The temperature (`logit_scale`) is always trained. The running statistics of a ResNet's batch norms never are
+(`training_mode`): batches of similar pictures are not a fair sample of a shop. `merged` makes an ordinary open_clip
+model of the result, which loads without knowing how it was trained.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from torch.nn.utils import skip_init
 from common.errors import CourseError
 
 Trained = Literal["projections", "last_blocks", "lora", "everything"]
-HIGHEST_SCALE = 100.0
-"""Bound of exp(logit_scale), as for CLIP itself: beyond it, training becomes unstable (Radford et al. 2021)."""
+MAX_LOGIT_SCALE = 100.0
+"""Upper bound of exp(logit_scale), as for CLIP itself: above it, training is unstable (Radford et al. 2021)."""
 
 ADAPTED = (
     r"(.*\.)?(transformer\.resblocks\.\d+\.(attn\.(in_proj|out_proj)|mlp\.(c_fc|c_proj))"
@@ -39,11 +39,11 @@ ADAPTED = (
 def prepare(
     clip_model: nn.Module, trained: Trained, *, last_blocks: int = 2, lora_rank: int = 8, seed: int = 0
 ) -> nn.Module:
-    """Return a copy of an open_clip model of which only the chosen weights need a gradient.
+    """Return a copy of an open_clip model in which only the chosen weights need a gradient.
 
-    The copy computes what the original does (the low-rank matrices begin as 0). last_blocks: of each tower, for that
-    choice. lora_rank: rank of the added matrices; they count twice (alpha = 2 * rank), and `seed` draws them. Raises
-    `CourseError` for a tower without such parts (one of timm, a text model of transformers): train everything there.
+    The copy computes the same as the original (low-rank matrices start at 0). last_blocks: how many of each tower, for
+    that choice. lora_rank: rank of the added matrices, with alpha = 2 * rank; `seed` draws them. Raises `CourseError`
+    for a tower without such parts (one of timm, or a text model of transformers): train everything there.
     """
     model = copy.deepcopy(clip_model).requires_grad_(False)
     if trained == "everything":
@@ -67,7 +67,7 @@ def prepare(
 
 
 def training_mode(model: nn.Module) -> nn.Module:
-    """Put a prepared model into training mode, all but its batch norms: they keep what they have seen before."""
+    """Put a prepared model into training mode, except its batch norms, which keep their running statistics."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -76,8 +76,10 @@ def training_mode(model: nn.Module) -> nn.Module:
 
 
 def merged(model: nn.Module) -> nn.Module:
-    """The ordinary open_clip model, on the CPU and in evaluation mode, that computes what a prepared one does: a copy,
-    the low-rank matrices added to those that they adapt."""
+    """Return an ordinary open_clip model that computes what a prepared one does.
+
+    It is a copy on the CPU, in evaluation mode, with the low-rank matrices added to those that they adapt.
+    """
     plain = copy.deepcopy(model)
     if hasattr(plain, "merge_and_unload"):
         plain = plain.merge_and_unload()
@@ -89,40 +91,30 @@ def merged(model: nn.Module) -> nn.Module:
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """How many numbers are `trained`, and how many there are in `all`."""
+    """Count the numbers that are `trained`, and `all`."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return {"trained": sum(size for size, needed in sizes if needed), "all": sum(size for size, _ in sizes)}
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """The trained weights for an optimizer: decay for matrices alone, for shrinking norms, biases and the temperature
-    has no purpose."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
 @torch.no_grad()
-def clamp_scale(model: nn.Module) -> None:
-    """Keep exp(logit_scale) between 1 and `HIGHEST_SCALE`; to be called after every step."""
-    model.logit_scale.clamp_(0, math.log(HIGHEST_SCALE))
+def clamp_logit_scale(model: nn.Module) -> None:
+    """Keep exp(logit_scale) between 1 and `MAX_LOGIT_SCALE`; call it after every step."""
+    model.logit_scale.clamp_(0, math.log(MAX_LOGIT_SCALE))
 
 
 class LinearAttention(nn.Module):
-    """Self-attention with the weights of an `nn.MultiheadAttention`, computed by two layers that peft can adapt.
+    """Self-attention with the weights of an `nn.MultiheadAttention`, in two linear layers that peft can adapt.
 
-    peft has a wrapper for `nn.MultiheadAttention` itself, but that is not used here: it adds the matrices to the
-    weights and takes them off again in every pass, by which the frozen weights drift, and (0.21.2) it adds those of
-    `out_proj` twice, though their gradient is that of once.
+    peft's own wrapper of `nn.MultiheadAttention` has two faults. It adds the matrices to the weights in every pass and
+    subtracts them again, so the frozen weights drift; and (in 0.21.2) it adds those of `out_proj` twice, but computes
+    the gradient as if once.
     """
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
         width = attention.embed_dim
         self.heads = attention.num_heads
-        # Without random numbers, which would be drawn from whoever trains.
+        # skip_init: initial weights, which are replaced at once, would draw from the training's random numbers.
         self.in_proj, self.out_proj = skip_init(nn.Linear, width, 3 * width), skip_init(nn.Linear, width, width)
         self.in_proj.weight, self.in_proj.bias = attention.in_proj_weight, attention.in_proj_bias
         self.out_proj.weight, self.out_proj.bias = attention.out_proj.weight, attention.out_proj.bias
@@ -130,7 +122,7 @@ class LinearAttention(nn.Module):
     def forward(
         self, x: Tensor, _key: Tensor, _value: Tensor, *, need_weights: bool = False, attn_mask: Tensor | None = None
     ) -> tuple[Tensor, None]:
-        """x: [N, L, D], which is query, key and value. attn_mask: float [L, L], added to the scores."""
+        """Attend to x [N, L, D], which is query, key and value. attn_mask: float [L, L], added to the scores."""
         n, length, width = x.shape
         query, key, value = self.in_proj(x).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mask = None if attn_mask is None else attn_mask.to(query.dtype)
@@ -138,7 +130,7 @@ class LinearAttention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).reshape(n, length, width)), None
 
     def as_multihead(self) -> nn.MultiheadAttention:
-        """The `nn.MultiheadAttention` of the same weights."""
+        """Return an `nn.MultiheadAttention` with the same weights."""
         attention = skip_init(nn.MultiheadAttention, self.out_proj.in_features, self.heads, batch_first=True)
         attention.in_proj_weight, attention.in_proj_bias = self.in_proj.weight, self.in_proj.bias
         attention.out_proj.weight, attention.out_proj.bias = self.out_proj.weight, self.out_proj.bias
@@ -159,12 +151,12 @@ def _with_lora(model: nn.Module, rank: int, seed: int) -> nn.Module:
 
 
 def _towers(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Image tower and text tower; the text tower of open_clip's older class is spread over the model itself."""
+    """Return image and text tower; in open_clip's older class the model itself holds the parts of the text tower."""
     return model.visual, getattr(model, "text", model)
 
 
 def _blocks(model: nn.Module) -> list[list[nn.Module]]:
-    """The blocks of both towers, from input to output: of a transformer, or the stages of a ResNet."""
+    """Return the blocks of both towers, from input to output: of a transformer, or the stages of a ResNet."""
     found = []
     for tower, name in zip(_towers(model), ("image", "text"), strict=True):
         blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
@@ -184,8 +176,8 @@ def _all_blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _ends(model: nn.Module, *, norms: bool) -> list[nn.Module | nn.Parameter]:
-    """The projections into the shared space, and, if asked, the norms before them."""
-    _blocks(model)  # raises for a tower of another build
+    """Return the projections into the shared space, and, if asked, the norms before them."""
+    _blocks(model)  # raises for a tower of another architecture
     image, text = _towers(model)
     resnet = isinstance(image, ModifiedResNet)
     ends = [image.attnpool.c_proj if resnet else image.proj, text.text_projection]

@@ -58,6 +58,10 @@ class MultimodalData:
     duplicates: pd.DataFrame
     moved: pd.DataFrame
 
+    def with_text(self, split: str) -> pd.DataFrame:
+        """Return the pairs of a split that have a text."""
+        return self.pairs[(self.pairs["split"] == split) & (self.pairs["text"] != "")]
+
 
 def main(config: PrepareDataConfig) -> MultimodalData:
     """Make the tables and write them down, or read them if they were made from the same before.

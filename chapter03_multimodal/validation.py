@@ -1,4 +1,4 @@
-"""How good is the model now: held-out pictures and texts look for each other, before training and after every epoch."""
+"""Validate a CLIP: held-out pictures and texts search for each other, before training and after every epoch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ BATCH = 128
 
 
 class Validation:
-    """The pairs of a split, measured with any CLIP.
+    """Measures any CLIP on the pairs of one split.
 
-    pairs: M rows with `path, text, group_id`, without empty texts. folder: of the catalogue, where the paths begin.
+    pairs: M rows with `path, text, group_id`, without empty texts. folder: of the catalogue; the paths start there.
     """
 
     def __init__(self, pairs: pd.DataFrame, folder: Path) -> None:
@@ -34,8 +34,10 @@ class Validation:
         self.pairs, self.paths = pairs.reset_index(drop=True), [folder / path for path in pairs["path"]]
 
     def __call__(self, clip: Clip) -> dict[str, float]:
-        """Return Recall@1, 5, 10 and MRR of both directions, `MRR` (the mean of both), the loss and the statistics of
-        the vectors. Pairs whose picture has become unreadable do not take part."""
+        """Return Recall@1, 5, 10 and MRR of both directions, `MRR` (their mean), loss and statistics of the vectors.
+
+        Pairs whose picture cannot be read any more are left out.
+        """
         images, texts, rows = self.vectors(clip)
         pairs = self.pairs.iloc[rows]
         means = retrieval_metrics(images, texts, pairs["text"].tolist()).mean()
@@ -44,7 +46,7 @@ class Validation:
         return figures | {"validation_loss": loss, **embedding_statistics(texts, images, images)}
 
     def vectors(self, clip: Clip) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Vectors of the usable pictures and of their texts, float32 [N, D] each, of length 1, and their rows [N]."""
+        """Encode the usable pictures and their texts: float32 [N, D] each, of length 1, and their rows [N]."""
         encoder = ClipEncoder(clip, choose_placement("torch"))
         images = encoder.encode_images(self.paths)
         return images.vectors, encoder.encode(self.pairs["text"].iloc[images.rows].tolist()).vectors, images.rows
@@ -52,13 +54,13 @@ class Validation:
 
 @torch.no_grad()
 def _loss(images: np.ndarray, texts: np.ndarray, pairs: pd.DataFrame, logit_scale: float) -> float:
-    """The loss over fixed batches, so that epochs compare."""
+    """Compute the loss over fixed batches, so that epochs can be compared."""
     groups, words = pd.factorize(pairs["group_id"])[0], pd.factorize(pairs["text"])[0]
     losses, sizes = [], []
     for start in range(0, len(pairs), BATCH):
         part = slice(start, start + BATCH)
         known = (groups[part, None] == groups[part]) | (words[part, None] == words[part])
         t, i = torch.from_numpy(texts[part]), torch.from_numpy(images[part])
-        losses.append(float(clip_loss(t, i, torch.from_numpy(known), pairs=len(t), logit_scale=logit_scale)))
+        losses.append(float(clip_loss(t, i, torch.from_numpy(known), logit_scale=logit_scale)))
         sizes.append(len(t))
     return float(np.average(losses, weights=sizes))

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import runpy
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import open_clip
 import pandas as pd
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from chapter03_multimodal import choose, prepare_data, reindex, train
 from common import encoders
 from common.artifacts import Artifacts
-from common.atomic import write_json
 from common.catalogue import Catalogue, load_catalogue
 from common.devices import choose_placement
+from tests.chapter03_multimodal.toy import tiny_folder
 
 TINY = {
     "embed_dim": 16,
@@ -31,13 +27,7 @@ TINY = {
 @pytest.fixture(scope="package")
 def tiny_clip(tmp_path_factory) -> Path:
     """A folder that `open_clip.create_model_and_transforms("local-dir:...")` loads: random weights, 32 pixels."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("tiny_clip")
-    preprocess = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic", "resize_mode": "squash"}
-    write_json(folder / "open_clip_config.json", {"model_cfg": TINY, "preprocess_cfg": preprocess})
-    weights = {name: value.contiguous() for name, value in open_clip.model.CLIP(**TINY).state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors")
-    return folder
+    return tiny_folder(tmp_path_factory.mktemp("tiny_clip"), TINY)
 
 
 @pytest.fixture(scope="package")
@@ -117,7 +107,7 @@ def thread(photo_shop, until_choice, tmp_path_factory) -> tuple[Catalogue, Artif
     shutil.copy(images["path"].iloc[-1], broken)
     images.loc[images.index[-1], "path"] = str(broken)
     tables = photo_shop.tables | {"images": pd.concat([images, more], ignore_index=True)}
-    catalogue = Catalogue.from_tables("thread", **tables, look_at_images=False).save(folder / "catalogue")
+    catalogue = Catalogue.from_tables("thread", **tables, verify_images=False).save(folder / "catalogue")
     broken.write_bytes(b"no picture")
     return catalogue, until_choice(catalogue)
 
@@ -128,7 +118,7 @@ def unasked(photo_shop, until_choice, tmp_path_factory) -> tuple[Catalogue, Arti
     products = photo_shop.products.head(60)
     images = photo_shop.images[photo_shop.images["product_id"].isin(products["product_id"])]
     images = images.assign(path=[str(photo_shop.folder / path) for path in images["path"]])
-    bare = Catalogue.from_tables("unasked", products=products, images=images, look_at_images=False)
+    bare = Catalogue.from_tables("unasked", products=products, images=images, verify_images=False)
     catalogue = bare.save(tmp_path_factory.mktemp("unasked") / "catalogue")
     return catalogue, until_choice(catalogue)
 
@@ -136,9 +126,9 @@ def unasked(photo_shop, until_choice, tmp_path_factory) -> tuple[Catalogue, Arti
 def _tiny_towers(folder: Path) -> Path:
     """A folder with a tiny sentence encoder ("encoder") and untrained towers of 12 dimensions made of it ("best")."""
     from chapter02_two_tower.model import Architecture, TwoTowerModel
+    from tests.chapter02_two_tower.toy import tiny_encoder
 
-    toy = Path(__file__).parents[1] / "chapter02_two_tower" / "toy.py"
-    encoder = runpy.run_path(str(toy))["tiny_encoder"](folder)
+    encoder = tiny_encoder(folder)
     small = Architecture(encoder=encoder, projection=12, query_length=8, product_length=24)
     TwoTowerModel.build(small, seed=0).save(folder / "best")
     return folder

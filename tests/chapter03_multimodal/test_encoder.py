@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,7 +222,7 @@ def test_a_line_does_not_fill_the_memory(tiny_clip, tmp_path, size):
     strip, original = [], encoder._geometry
     encoder._geometry = lambda picture: strip.append(picture) or original(picture)
     assert np.isfinite(encoder.encode_images([line]).vectors).all()
-    assert max(strip[0].size) <= encoders.LONGEST_STRIP * min(strip[0].size)
+    assert max(strip[0].size) <= encoders.MAX_ASPECT_RATIO * min(strip[0].size)
     assert abs(np.asarray(strip[0]).mean() - 127) < 2  # its middle
 
 
@@ -319,34 +318,6 @@ def test_a_failing_model_stops_the_reading(encoder, many, monkeypatch, small_bat
     assert len(prepared) <= 4 + encoders.BATCHES_AHEAD * 4
 
 
-@settings(max_examples=25, deadline=None)
-@given(items=st.lists(st.integers(), max_size=30), depth=st.integers(1, 8), threads=st.integers(1, 4))
-def test_threads_keep_the_order_and_the_distance(items, depth, threads):
-    begun = []
-    with ThreadPoolExecutor(threads) as pool:
-        taken = []
-        for future in encoders._ahead(pool, lambda item: begun.append(item) or item * 2, items, depth):
-            taken.append(future.result())
-            assert len(begun) <= len(taken) + depth
-    assert taken == [item * 2 for item in items]
-    assert sorted(begun) == sorted(items)
-
-
-def test_the_first_does_not_overtake_the_second():
-    release = threading.Event()
-
-    def work(item):
-        if item == 0:
-            release.wait(10)
-        else:
-            release.set()
-        return item
-
-    with ThreadPoolExecutor(2) as pool:
-        assert [future.result() for future in encoders._ahead(pool, work, range(3), 2)] == [0, 1, 2]
-    assert release.is_set()
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_vectors_that_are_not_numbers_are_an_error(tiny_clip, photos, value):
     clip = load_clip(tiny_clip)
@@ -376,7 +347,7 @@ def test_what_is_no_picture_is_refused(encoder, images, message):
 
 
 def test_it_is_placed_by_the_machine_and_says_why(tiny_clip, capsys, monkeypatch):
-    monkeypatch.setattr(encoders, "somebody_watches", lambda: True)
+    monkeypatch.setattr(encoders, "is_interactive", lambda: True)
     encoders._announce.cache_clear()
     for _ in range(2):
         encoder = load_clip_encoder(tiny_clip)

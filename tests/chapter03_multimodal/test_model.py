@@ -14,14 +14,14 @@ from chapter03_multimodal.clip import load_clip
 from chapter03_multimodal.losses import clip_loss
 from chapter03_multimodal.model import (
     LinearAttention,
-    clamp_scale,
+    clamp_logit_scale,
     count_parameters,
     merged,
-    parameter_groups,
     prepare,
     training_mode,
 )
 from common.errors import CourseError
+from common.training import parameter_groups
 
 CHOICES = ("projections", "last_blocks", "lora", "everything")
 CONFIG = {
@@ -59,7 +59,7 @@ def train(model, steps=3, rate=0.01):
         optimizer.zero_grad()
         images, texts = model.encode_image(pixels), model.encode_text(tokens)
         images, texts = (torch.nn.functional.normalize(vectors, dim=-1) for vectors in (images, texts))
-        loss = clip_loss(texts, images, torch.eye(4, dtype=torch.bool), pairs=4, logit_scale=model.logit_scale)
+        loss = clip_loss(texts, images, torch.eye(4, dtype=torch.bool), logit_scale=model.logit_scale)
         loss.backward()
         optimizer.step()
     return model
@@ -172,7 +172,7 @@ def test_the_scale_stays_below_its_bound(model, choice):
     prepared = prepare(model, choice)
     for wild, kept in ((9.0, math.log(100)), (-1.0, 0.0), (2.0, 2.0)):
         prepared.logit_scale.data.fill_(wild)
-        clamp_scale(prepared)
+        clamp_logit_scale(prepared)
         assert prepared.logit_scale.item() == pytest.approx(kept)
 
 
