@@ -1,4 +1,4 @@
-"""What every search system of the course looks like from outside, and the few lines that all of them share.
+"""Define what every search system of the course has in common.
 
 A `Searcher` turns queries into `Hits`. Keyword search, dense search, fusion, expansion and reranking are each one, so
 they compose and are evaluated by the same code.
@@ -15,10 +15,13 @@ import numpy as np
 
 from common.errors import CourseError
 
+COSINE = "cosine of the two vectors, from -1 to 1"
+"""What the scores of a dense searcher measure."""
+
 
 @dataclass(frozen=True)
 class Hits:
-    """The best products of each query, best first.
+    """Hold the best products of each query, best first.
 
     ids: [Q, k] object array of product ids; a row with fewer than k hits is padded with None on the right.
     scores: [Q, k] float32, descending along a row; -inf where ids is None. Equal scores are in ascending order of
@@ -40,14 +43,14 @@ class Hits:
         return self.ids.shape[1]
 
     def row(self, position: int) -> list[tuple[str, float]]:
-        """The hits of one query as (product_id, score), without the padding."""
+        """Return the hits of one query as (product_id, score), without the padding."""
         pairs = zip(self.ids[position], self.scores[position], strict=True)
         return [(product_id, float(score)) for product_id, score in pairs if product_id is not None]
 
 
 @runtime_checkable
 class Searcher(Protocol):
-    """Anything that can be searched."""
+    """Search: keywords, vectors, pictures, or other searchers."""
 
     def search(
         self,
@@ -57,17 +60,17 @@ class Searcher(Protocol):
         allowed: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> Hits:
-        """The k best products of each query.
+        """Return the k best products of each query.
 
         allowed: only these product ids may be returned, for every query of the call; None allows all.
-        exclude: for each query, the product ids that must not be returned (the product one is looking at, say).
+        exclude: for each query, the product ids that must not be returned (the product that the user looks at, say).
         Raises CourseError if k is not a whole number of at least 1, or exclude has not one entry a query.
         """
         ...
 
 
 class SearchRequest(NamedTuple):
-    """The checked arguments of `Searcher.search`."""
+    """Hold the checked arguments of `Searcher.search`."""
 
     queries: list
     k: int
@@ -76,7 +79,7 @@ class SearchRequest(NamedTuple):
 
 
 def check_k(k: int) -> int:
-    """k as an int; CourseError unless it is a whole number of at least 1."""
+    """Return k as an int. Raises CourseError unless it is a whole number of at least 1."""
     if isinstance(k, (bool, np.bool_)) or not isinstance(k, numbers.Integral) or k < 1:
         raise CourseError(f"search: k must be a whole number of at least 1, not {k!r}.")
     return int(k)
@@ -90,11 +93,8 @@ def check_request(
     *,
     texts: bool = True,
 ) -> SearchRequest:
-    """The arguments of `Searcher.search` in one normal form; CourseError, naming the argument, if one of them makes
-    no sense.
-
-    texts: whether every query must be a str (False for searchers whose queries are pictures or vectors).
-    """
+    """Return the arguments of `Searcher.search` in one normal form. Raises CourseError, naming the invalid argument.
+    texts: whether every query must be a str (False for searchers whose queries are pictures or vectors)."""
     if isinstance(queries, str):
         raise CourseError("search: queries must be a list of texts, not one text; write search([query], k).")
     queries = list(queries)
@@ -119,12 +119,12 @@ def check_request(
 
 
 def empty_hits(n_queries: int, k: int) -> Hits:
-    """Hits of `n_queries` rows that are all padding."""
+    """Return hits of `n_queries` rows that are all padding."""
     return Hits(np.full((n_queries, k), None, dtype=object), np.full((n_queries, k), -np.inf, dtype=np.float32))
 
 
 def hits_from_rows(rows: Sequence[tuple[Sequence[str], Sequence[float]]], k: int) -> Hits:
-    """Hits from one (product ids, scores) pair a query, in any order and of any length.
+    """Return hits from one (product ids, scores) pair a query, in any order and of any length.
 
     Each row is put into the course's order, score descending then product id ascending, and cut to k: the result does
     not depend on the order in which a searcher happened to find the products. A score of -inf means "not a hit". The
@@ -141,10 +141,10 @@ def hits_from_rows(rows: Sequence[tuple[Sequence[str], Sequence[float]]], k: int
 
 
 def hits_from_scores(scores: np.ndarray, ids: Sequence[str], k: int, *, id_ranks: np.ndarray | None = None) -> Hits:
-    """Hits from a full score matrix: scores [Q, N] of N products `ids`; -inf means "not a hit".
+    """Return hits from a full score matrix, scores [Q, N] of N products `ids`; -inf means "not a hit".
 
-    The same order as `hits_from_rows`. id_ranks [N] is the rank of each id in ascending order (`rank_ids(ids)`); pass
-    it when you call this often with the same ids.
+    The order is that of `hits_from_rows`. id_ranks [N] is the rank of each id in ascending order (`rank_ids(ids)`);
+    pass it when you call this often with the same ids.
     """
     scores = _checked_scores(scores)
     ids = np.asarray(ids, dtype=object)
@@ -161,7 +161,7 @@ def hits_from_scores(scores: np.ndarray, ids: Sequence[str], k: int, *, id_ranks
 
 
 def rank_ids(ids: Sequence[str]) -> np.ndarray:
-    """The rank of each id in ascending order, [N] int64."""
+    """Return the rank of each id in ascending order, [N] int64."""
     order = sorted(range(len(ids)), key=lambda at: ids[at])
     ranks = np.empty(len(ids), dtype=np.int64)
     ranks[order] = np.arange(len(ids))
@@ -169,17 +169,17 @@ def rank_ids(ids: Sequence[str]) -> np.ndarray:
 
 
 def _checked_scores(scores: Sequence[float]) -> np.ndarray:
-    # Rounded to float32 before ordering: what is equal in the result must have been ordered as equal.
+    # Rounded to float32 before ordering: scores that are equal in the result must be ordered as equal.
     scores = np.asarray(scores, dtype=np.float32)
     if np.isnan(scores).any():
         raise CourseError(
-            "search: a score is not a number (NaN); a searcher must give -inf to products that are no hit."
+            "search: a score is not a number (NaN); a searcher must give -inf to products that are not hits."
         )
     return scores
 
 
 def _at_least_kth(scores: np.ndarray, k: int) -> np.ndarray:
-    """Which scores [N] are hits and no smaller than the k-th largest: the top k, with every tie of the last place."""
+    """Return which scores [N] are hits and at least the k-th largest: the top k, with every tie of the last place."""
     if len(scores) <= k:
         return scores > -np.inf
     kth = np.partition(scores, len(scores) - k)[len(scores) - k]

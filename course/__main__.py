@@ -1,4 +1,4 @@
-"""The course's command line: ``python -m course run | scoreboard | results | bench | serve``."""
+"""Dispatch the course's commands: ``python -m course run | scoreboard | results | bench | serve``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Command = (
 
 
 def main(command: Command) -> None:
-    """A course on product search: run its notebooks, see what they reached, measure this machine, serve it all."""
+    """Run the course on product search: its notebooks, scoreboard, results, benchmarks and service."""
     match command:
         case run.Run():
             run.main(command)

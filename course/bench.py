@@ -1,4 +1,4 @@
-"""``python -m course bench``: our fast paths beside the plain ones, measured in one run on this machine."""
+"""``python -m course bench``: measure our fast paths beside the plain ones, in one run on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.table import Table
 from common.artifacts import checkout_commit
 from common.errors import CourseError
 from common.progress import tell
-from course.results import provenance, read_rows, results_folder, write_rows
+from course.result_files import MADE_BY, provenance, read_rows, results_folder, write_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,16 +34,16 @@ BENCHMARKS = {
     "constellation": "course.benchmarks.constellation:main",
     "sharded-embedding": "course.benchmarks.sharded_embedding:main",
     "service": "course.benchmarks.service:main",
-    "index-at-scale": "chapter01_baseline.studies.index_growth:benchmark",
+    "index-at-scale": "course.benchmarks.index_at_scale:main",
 }
-"""Each takes nothing and returns rows with ``FIELDS`` and what else it has to say (a quality, a note); what it prints
-is for the reader, not part of the result. A row's name is the benchmark's own, or begins with it and a comma."""
+"""Functions without arguments that return rows: ``FIELDS``, and more where there is more to say (a quality, a note).
+What they print is for the reader and no part of the result. A row's name is the benchmark's, or starts with it and a
+comma."""
 
 FIELDS = ("name", "ours", "peer", "unit", "our_value", "peer_value", "ratio")
 NUMBERS = FIELDS[4:]
-MADE_BY = ("command", "commit", "hardware")
 SAVED = "benchmarks.csv"
-"""In the folder of results: ``FIELDS`` and ``MADE_BY`` of each row."""
+"""File in the folder of results, with ``FIELDS`` and ``MADE_BY`` of each row."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,21 @@ class Bench:
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the rows as one JSON list, and nothing else, on standard output."""
     save: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Keep the rows in results/benchmarks.csv, in place of older ones of the same benchmark, as soon as it is done."""
+    """Save the rows of each benchmark in results/benchmarks.csv once it is done, in place of its older rows."""
 
 
 def main(config: Bench) -> None:
-    """Run the benchmarks and print their rows. Raises ``CourseError`` for an unknown name and for saved rows that
-    cannot be read, before any is run, and for a benchmark that cannot be run; the rows of those before it are printed,
-    and saved, all the same."""
+    """Run the benchmarks and print their rows.
+
+    Raises ``CourseError`` for an unknown name, for saved rows that cannot be read (both before any benchmark runs),
+    and for a benchmark that cannot run; the rows of those before it are still printed and saved.
+    """
     for name in config.names:
         if name not in BENCHMARKS:
             raise CourseError(f"bench: no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
     if config.save:
         read_saved(results_folder())
-    commit = checkout_commit() if config.save else None  # of the code that runs, whatever is committed meanwhile
+    commit = checkout_commit() if config.save else None  # read now: someone may commit while it runs
     rows: list[dict[str, Any]] = []
     try:
         for name in config.names or BENCHMARKS:
@@ -87,7 +89,7 @@ def main(config: Bench) -> None:
 
 
 def read_saved(folder: Path) -> pd.DataFrame:
-    """The rows kept in ``folder``, none if there is no file yet; raises ``CourseError`` as ``read_rows`` does."""
+    """Read the rows saved in ``folder``, none if there is no file yet. Raises ``CourseError`` as ``read_rows`` does."""
     import pandas as pd
 
     if not (folder / SAVED).exists():
@@ -97,7 +99,7 @@ def read_saved(folder: Path) -> pd.DataFrame:
 
 
 def save(benchmark: str, rows: list[dict[str, Any]], folder: Path, commit: str | None) -> None:
-    """Keep what ``benchmark`` measured: its rows take the place of those that it left there before."""
+    """Save the rows of ``benchmark`` in place of its older ones."""
     import pandas as pd
 
     made = provenance(f"python -m course bench {benchmark} --save", commit)
@@ -107,11 +109,10 @@ def save(benchmark: str, rows: list[dict[str, Any]], folder: Path, commit: str |
 
 
 def merged(saved: pd.DataFrame, new: pd.DataFrame, benchmark: str) -> pd.DataFrame:
-    """``saved`` with the rows of ``benchmark`` replaced, all together, by ``new``: where the first of them stood, else
-    at the end. All others stay as they are.
+    """Return ``saved`` with all rows of ``benchmark`` replaced by ``new``: in the first one's place, else at the end.
 
-    Rows of the benchmark are those named like it, or like it and a comma, so that a row whose name tells a size does
-    not outlive the size; and those named like a new one.
+    Rows of the benchmark have its name, its name followed by a comma (so that a row named after a size goes when the
+    size changes), or the name of a new row. All others stay as they are.
     """
     import pandas as pd
 
@@ -123,7 +124,7 @@ def merged(saved: pd.DataFrame, new: pd.DataFrame, benchmark: str) -> pd.DataFra
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print a line a row: ours, the peer's, and how many times the peer's ours is."""
+    """Print one line for each row: our value, the peer's, and their ratio."""
     table = Table()
     for column in ("benchmark", "ours", "peer", "unit"):
         table.add_column(column)
@@ -138,7 +139,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def figure(value: float) -> str:
-    """A measured value for people: up to three decimals, thousands apart."""
+    """Format a measured value for people: up to three decimals, thousands separated."""
     return f"{round(value, 3):,}"
 
 

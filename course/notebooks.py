@@ -1,4 +1,4 @@
-"""The chapters' notebooks: find them, check what may be passed to them, execute them with this interpreter."""
+"""Find the chapters' notebooks, check what may be passed to them, and execute them with this interpreter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRACEBACK_LINES = 12
 
 
 class NotebookFailed(CourseError):
-    """A cell raised, or the kernel died."""
+    """Report that a cell raised, or that the kernel died."""
 
 
 @dataclass(frozen=True)
@@ -30,32 +30,32 @@ class Notebook:
 
     @property
     def name(self) -> str:
-        """``chapter01_baseline/01_meet_the_catalogue.ipynb``, for people."""
+        """Return a name for people: ``chapter01_baseline/01_meet_the_catalogue.ipynb``."""
         return f"{self.path.parent.name}/{self.path.name}"
 
     @property
     def code_cells(self) -> int:
-        """How many cells will be executed."""
+        """Count the cells that will be executed."""
         return sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in self.node.cells)
 
     @property
     def any_catalogue(self) -> bool:
-        """Whether it runs on a catalogue of the reader's own; the others tell the story of the pocket shop."""
+        """Tell whether it runs on a catalogue of the reader's own; the others are about the pocket shop."""
         return self.node.metadata.get("course", {}).get("catalogue") == "any"
 
     def parameters(self) -> set[str]:
-        """Names assigned in the cell tagged ``parameters``."""
+        """Return the names assigned in the cell tagged ``parameters``."""
         import papermill
 
-        # Only Python can stand in these notebooks, whether or not an editor left that in the metadata.
+        # These notebooks are Python, whatever an editor left in the metadata.
         self.node.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         return set(papermill.inspect_notebook(self.node))
 
 
 def find_notebooks(root: Path, chapters: Collection[int] = ()) -> list[Notebook]:
-    """Return ``chapter*/[0-9]*.ipynb`` under ``root`` in reading order; only those of ``chapters`` when given.
+    """Return ``chapter*/[0-9]*.ipynb`` under ``root`` in reading order, only those of ``chapters`` if given.
 
-    Raises ``CourseError`` for a chapter number that has none, and when there is no notebook at all.
+    Raises ``CourseError`` for a chapter without notebooks, and if there is no notebook at all.
     """
     found = sorted(root.glob("chapter*/[0-9]*.ipynb"), key=lambda path: (path.parent.name, path.name))
     numbered = [(int(match[1]), path) for path in found if (match := re.match(r"chapter(\d+)", path.parent.name))]
@@ -74,8 +74,8 @@ def assign_parameters(
 ) -> list[dict[str, Any]]:
     """Return the parameters of each notebook.
 
-    ``everywhere`` must be known to every notebook; a name of ``where_known`` must be known to one at least, and goes
-    to those that know it. Raises ``CourseError`` otherwise, where papermill would only warn.
+    Every notebook must know each name of ``everywhere``. At least one must know each name of ``where_known``, which
+    goes to those that do. Raises ``CourseError`` otherwise; papermill would only warn.
     """
     known = [notebook.parameters() for notebook in notebooks]
     for notebook, names in zip(notebooks, known, strict=True):
@@ -92,10 +92,10 @@ def assign_parameters(
 def execute(
     notebook: Notebook, output: Path, parameters: Mapping[str, Any], after_cell: Callable[[], object] = lambda: None
 ) -> None:
-    """Execute a notebook in its own folder and write the executed copy and its HTML page, each in one move.
+    """Execute a notebook in its own folder, and write the executed copy and its HTML page, each atomically.
 
-    ``after_cell`` is called once for each of its cells, when executed. Raises ``NotebookFailed`` after writing the
-    copy as far as it came, which then shows the error.
+    ``after_cell`` is called after each cell. If a cell fails, the copy is written up to the error, and
+    ``NotebookFailed`` is raised.
     """
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -122,7 +122,9 @@ def execute(
         except PapermillExecutionError as error:
             problem = _describe(notebook, error, output)
         except (DeadKernelError, CellTimeoutError) as error:
-            problem = f"{notebook.name}: the kernel stopped ({error}); most often the memory ran out.\nSee {output}"
+            problem = (
+                f"{notebook.name}: the kernel stopped ({error}); the usual reason is too little memory.\nSee {output}"
+            )
     _write_html(output)
     if problem:
         raise NotebookFailed(problem)
@@ -138,7 +140,7 @@ def _read(path: Path) -> Notebook:
 
 
 def _describe(notebook: Notebook, error: Any, output: Path) -> str:
-    """What failed and where, with the end of the traceback."""
+    """Say what failed and where, with the end of the traceback."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).strip()
     lines = text.splitlines()[-TRACEBACK_LINES:] or [f"{error.ename}: {error.evalue}"]
     trace = "\n".join(f"    {line}" for line in lines)
@@ -154,7 +156,7 @@ def _write_html(executed: Path) -> None:
 
 
 def _kernel_manager_class() -> type:
-    """A kernel manager that starts this interpreter, whatever kernels are registered on the machine."""
+    """Return a kernel manager that starts this interpreter, whatever kernels are registered on the machine."""
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
@@ -163,7 +165,7 @@ def _kernel_manager_class() -> type:
     class ThisInterpreter(AsyncKernelManager):
         @default("transport_encryption")
         def _encrypt_where_possible(self) -> str:
-            return "auto"  # the kernel otherwise warns, across the progress bar, that it listens unencrypted
+            return "auto"  # otherwise the kernel warns, across the progress bar, that it listens unencrypted
 
         @property
         def kernel_spec(self) -> KernelSpec:

@@ -1,6 +1,6 @@
-"""The picture on the page of results: each system's figure with its interval, drawn as an SVG of our own.
+"""Draw the picture on the page of results: each system's figure with its interval, as SVG.
 
-Its text is the same for the same rows, on every machine. It brings its background along and follows the reader's
+The same rows give the same text on every machine. The picture has a background of its own and follows the reader's
 choice of light or dark, so that it can be read on either page.
 """
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 WIDTH, LINE, TOP, BOTTOM = 920, 24, 66, 16
 LEFT, RIGHT, FIGURE = 296, 740, 764
-"""Pixels from the left: where the axis begins and ends, and the figures in words."""
+"""Pixels from the left: start and end of the axis, and the figures in words."""
 TICK = 0.1
 COLOURS = (("#0969da", "#58a6ff"), ("#1a7f37", "#3fb950"), ("#9a6700", "#d29922"), ("#8250df", "#bc8cff"))
-"""Of each chapter, on light and on dark; they come again from the fifth chapter on."""
+"""Colours of each chapter, on light and on dark; from the fifth chapter on they repeat."""
 INKS = {
     "page": ("#ffffff", "#0d1117"),
     "edge": ("#d1d9e0", "#3d444d"),
@@ -30,9 +30,9 @@ INKS = {
 
 
 def interval_chart(rows: pd.DataFrame, title: str) -> str:
-    """The SVG: a line for each row, in their order, under the name of its chapter.
+    """Return the SVG: one line for each row, in the given order, under the name of its chapter.
 
-    rows: chapter, system, value, ci_low and ci_high (NaN: a point without interval), all in [0, 1]; at least one row.
+    rows: at least one, with chapter, system, value, ci_low and ci_high in [0, 1] (NaN: a point without an interval).
     """
     low, high = _axis(rows[["value", "ci_low", "ci_high"]])
     chapters = list(dict.fromkeys(rows["chapter"]))
@@ -65,13 +65,13 @@ def interval_chart(rows: pd.DataFrame, title: str) -> str:
 
 
 def in_words(row: Any) -> str:
-    """The value of a row and its interval, if it has one, to three decimals."""
+    """Format the value of a row, with its interval if it has one, to three decimals."""
     interval = "" if math.isnan(row.ci_low) else f" [{row.ci_low:.3f}, {row.ci_high:.3f}]"
     return f"{row.value:.3f}{interval}"
 
 
 def _axis(known: pd.DataFrame) -> tuple[float, float]:
-    """The ticks between which all is; never one and the same."""
+    """Return the ticks below and above all known values; they always differ."""
     low = math.floor(round(float(known.min().min()) / TICK, 6))
     high = math.ceil(round(float(known.max().max()) / TICK, 6))
     return round(low * TICK, 6), round(max(high, low + 1) * TICK, 6)

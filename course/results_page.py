@@ -1,7 +1,7 @@
-"""``python -m course results --page``: the page of measured results, rendered from the CSVs beside it and nothing else.
+"""Render the page of measured results from the CSVs beside it, and from nothing else.
 
-What stands here is what a CSV cannot say: what each source is, which of its metrics are the headline, and what no row
-stands for.
+This module adds what a CSV cannot say: what each source is, which of its metrics are the headline, and what was not
+measured.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING
 from chapter01_baseline.studies.index_growth import read_points, summary
 from common.atomic import atomic_write
 from common.errors import CourseError
+from common.scoreboard import COLUMNS
 from course import bench
-from course.results import read_rows
+from course.result_files import MADE_BY, read_rows
 from course.results_chart import in_words, interval_chart
-from course.scoreboard import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PAGE = "README.md"
 GROWTH = "index_at_scale.csv"
-"""In the folder of results: what `chapter01_baseline.studies.index_at_scale` measured, every setting of every index."""
+"""File in the folder of results: what `chapter01_baseline.studies.index_at_scale` measured, for every index and
+setting."""
 CHARTED = "pocket_shop"
 """The source that has a picture."""
 HEADLINE = "nDCG@10"
@@ -40,12 +41,12 @@ NUMBERS = ("value", "ci_low", "ci_high", "n_queries", "seconds")
 MAY_BE_EMPTY = ("ci_low", "ci_high", "seconds")
 SCORED = ("chapter", "system", "split", "metric")
 LESS_IS_BETTER = ("GB", "MB", "ms", "s", "seconds")
-"""First words of such units."""
+"""First words of units of which less is better."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One table: a question that systems answer, and its headline metrics as the CSV names them."""
+    """One table: the title says what was asked; `metrics` are its columns, named as in the CSV."""
 
     title: str
     metrics: tuple[str, ...]
@@ -53,7 +54,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Source:
-    """One section."""
+    """One section: the results on one source of products."""
 
     title: str
     about: str
@@ -186,8 +187,10 @@ public schema, or with models of random weights:
 
 
 def write_page(folder: Path) -> list[Path]:
-    """Render the CSVs of ``folder`` into its page and picture; returns what was written. Raises ``CourseError`` as
-    ``render`` does, before anything is written."""
+    """Render the CSVs of ``folder`` into its page and picture, and return the files written.
+
+    Raises ``CourseError`` as ``render`` does, before anything is written.
+    """
     rendered = render(folder)
     for name, text in rendered.items():
         with atomic_write(folder / name) as temporary:
@@ -196,10 +199,10 @@ def write_page(folder: Path) -> list[Path]:
 
 
 def render(folder: Path) -> dict[str, str]:
-    """The text of every file that is made from the CSVs of ``folder``, by name.
+    """Return the text of every file that is made from the CSVs of ``folder``, by name.
 
-    Raises ``CourseError``, with file and column, for a CSV that breaks its form, rows of another source, half an
-    interval, and a system of which no metric is shown.
+    Raises ``CourseError``, with file and column, for a malformed CSV, rows of another source, half an interval, and a
+    system none of whose metrics is shown.
     """
     found = sorted(path.stem for path in folder.glob("*.csv") if path.name not in (bench.SAVED, GROWTH))
     ordered = [name for name in SOURCES if name in found] + [name for name in found if name not in SOURCES]
@@ -220,8 +223,8 @@ def render(folder: Path) -> dict[str, str]:
 
 
 def read_scores(path: Path) -> pd.DataFrame:
-    """The rows of one source: the columns of the scoreboard, and how they were made."""
-    texts = [column for column in (*COLUMNS, *bench.MADE_BY) if column not in NUMBERS]
+    """Read the rows of one source: the columns of the scoreboard, and how they were made."""
+    texts = [column for column in (*COLUMNS, *MADE_BY) if column not in NUMBERS]
     rows = read_rows(path, texts, NUMBERS, optional=MAY_BE_EMPTY, key=SCORED)
     foreign = rows["source"][rows["source"] != path.stem]
     if len(foreign):
@@ -277,7 +280,7 @@ def _table(task: Task, rows: pd.DataFrame) -> str:
 
 
 def _provenance(rows: pd.DataFrame) -> Iterator[str]:
-    for row in rows[list(bench.MADE_BY)].drop_duplicates().itertuples():
+    for row in rows[list(MADE_BY)].drop_duplicates().itertuples():
         yield f"- `{row.command}`: commit `{row.commit}`, {_plain(row.hardware)}"
 
 
@@ -318,5 +321,5 @@ def _growth(path: Path) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Escape a text so that Markdown shows it as it is, on one line."""
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""``python -m course run``: every chapter's notebooks in order, one progress bar, the scoreboard at the end."""
+"""``python -m course run``: run every chapter's notebooks in order, with one progress bar, then show the scoreboard."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavio
 
 @dataclass(frozen=True)
 class Run:
-    """Run the chapters' notebooks in order and show the scoreboard; executed copies and HTML go to the artifacts.
+    """Run the chapters' notebooks in order, keep executed copies and HTML in the artifacts, and show the scoreboard.
 
-    With a catalogue of your own, only the notebooks that do not tell the pocket shop's story are run.
+    A catalogue of your own is used by the notebooks that are not about the pocket shop; only they are run.
     """
 
     chapters: Annotated[tuple[int, ...], tyro.conf.arg(metavar="NUMBER ...", help_behavior_hint="")] = ()
-    """Numbers of the chapters to run; all when left out."""
+    """Numbers of the chapters to run; all by default."""
     profile: OptionalText = None
-    """smoke (seconds, to see that it works), pocket (a laptop) or full (public data, big models).
+    """smoke (seconds, to see that it works), pocket (a laptop) or full (public data, large models).
     Default: the environment variable COURSE_PROFILE, else pocket."""
     catalogue: OptionalPath = None
-    """Your own products, as CSV, JSONL or Parquet: product_id and title, or product_id and path of an image."""
+    """Table of your own products, as CSV, JSONL or Parquet: product_id, and title or path of an image."""
     images: OptionalPath = None
-    """Folder of your pictures, or a table of product_id and path."""
+    """Folder of your product pictures, or a table of product_id and path."""
     queries: OptionalPath = None
-    """Your queries: query_id, query."""
+    """Table of your queries: query_id, query."""
     judgements: OptionalPath = None
-    """Which product answers which query: query_id, product_id, grade 0 to 3."""
+    """Table of judgements: query_id, product_id, grade 0 to 3."""
     pairs: OptionalPath = None
-    """Pairs that go together or not: a_id, b_id, label 1 or 0."""
+    """Table of product pairs: a_id, b_id, label 1 (they go together) or 0."""
     settings: Annotated[
         tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE ...", help_behavior_hint="")
     ] = ()
-    """Other parameters of the notebooks (the cell tagged 'parameters'); numbers and true or false as in JSON."""
+    """Other parameters of the notebooks, from their cell tagged 'parameters'; numbers, true and false as in JSON."""
 
 
 def main(config: Run, root: Path | None = None) -> None:
     """Run the notebooks under ``root`` (default: the repository).
 
-    Raises ``CourseError`` before any kernel starts when something asked for cannot be done, and ``SystemExit(1)``
-    with the reason on stderr when a cell fails.
+    Raises ``CourseError`` before any kernel starts if the config asks for something impossible, and ``SystemExit(1)``,
+    with the reason on stderr, if a cell fails.
     """
     profile = resolve_profile(config.profile)
     notebooks = find_notebooks(root or repository_root(), config.chapters)
@@ -72,7 +72,7 @@ def main(config: Run, root: Path | None = None) -> None:
     print(f"Executed copies and HTML: {output}\n", file=sys.stderr)
     rows = scoreboard.collect(name or scoreboard.DEFAULT_SOURCE, profile)
     if rows is None:
-        print("Nothing on the scoreboard: these notebooks had no judgements to measure with.", file=sys.stderr)
+        print("The scoreboard is empty: these notebooks had no judgements to measure with.", file=sys.stderr)
     else:
         scoreboard.show(rows)
 
@@ -92,15 +92,15 @@ def _execute_all(notebooks: list[Notebook], parameters: list[dict[str, Any]], ou
 
 
 def _set_environment_of_kernels(profile: str) -> None:
-    """Kernels inherit it. A module that a notebook calls without naming the profile then agrees with the notebook."""
+    """Set what the kernels inherit, so that modules called without a profile use the one of their notebook."""
     os.environ["COURSE_PROFILE"] = profile
     if profile != "full":
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in these profiles needs a hub
-    os.environ["COURSE_QUIET"] = "1"  # one bar for the whole; none in the executed copies
+    os.environ["COURSE_QUIET"] = "1"  # one bar for the whole run; none in the executed copies
 
 
 def _parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """``("k=5", "name=bm25")`` to ``{"k": 5, "name": "bm25"}``: a value that is no JSON is text."""
+    """Turn ``("k=5", "name=bm25")`` into ``{"k": 5, "name": "bm25"}``; a value that is not JSON is text."""
     parsed: dict[str, Any] = {}
     for setting in settings:
         name, sign, value = setting.partition("=")
@@ -116,14 +116,14 @@ def _parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _load_own_catalogue(config: Run, notebooks: list[Notebook]) -> Any:
-    """Read the reader's own tables now, so that bad input stops before a kernel starts; None when there are none."""
+    """Read the reader's own tables, None if there are none. Bad input then stops before a kernel starts."""
     tables = {"images": config.images, "queries": config.queries, "judgements": config.judgements}
     tables = {"products": config.catalogue, **tables, "pairs": config.pairs}
     given = {name: Path(path).expanduser().resolve() for name, path in tables.items() if path is not None}
     if not given:
         return None
     if "products" not in given and "images" not in given:
-        raise CourseError(f"--{next(iter(given))}: give --catalogue too, the products that it speaks of")
+        raise CourseError(f"--{next(iter(given))}: give --catalogue too, with the products it refers to")
     for name, path in given.items():
         if not path.exists():
             raise CourseError(f"--{'catalogue' if name == 'products' else name}: {path} does not exist")

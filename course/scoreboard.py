@@ -1,10 +1,10 @@
-"""``python -m course scoreboard``: every chapter's systems on one board, each figure with its interval."""
+"""``python -m course scoreboard``: show every chapter's systems on one board, each figure with its interval."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,33 +15,32 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.atomic import read_json
-from common.errors import CourseError
+from common.scoreboard import FILE, read_scoreboard
 from common.settings import DEFAULT_PROFILE, artifacts_root, resolve_profile
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("chapter", "system", "source", "split", "metric", "value", "ci_low", "ci_high", "n_queries", "seconds")
 DEFAULT_SOURCE = "pocket_shop"
 SHOWN_DEPTHS = ("R@10", "R@100", "P@10")
-"""Of the metrics reported at many depths, those that the table has room for; ``--json`` has all, and the variants
-with a star, which not every chapter reports."""
+"""Depths that the table has room for; ``--json`` has all, and the variants with a star, which not every chapter
+reports."""
 
 
 @dataclass(frozen=True)
 class Scoreboard:
-    """Show what every chapter's systems reached, from the newest evaluations; runs nothing."""
+    """Show what every chapter's systems reached in their newest runs, without running anything."""
 
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print all rows as one JSON list, and nothing else, on standard output."""
     catalogue: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = DEFAULT_SOURCE
-    """Source to show, or source@digest; of a bare source, the catalogue evaluated last."""
+    """Source to show, or source@digest; for a bare source, the catalogue that was measured last."""
     profile: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """smoke, pocket or full. Default: the environment variable COURSE_PROFILE, else pocket."""
 
 
 def main(config: Scoreboard) -> None:
-    """Print the board; ``SystemExit(1)``, with a hint on stderr, when there is nothing to show."""
+    """Print the board. Raises ``SystemExit(1)``, with a hint on stderr, if there is nothing to show."""
     profile = resolve_profile(config.profile)
     rows = collect(config.catalogue, profile)
     if config.json:
@@ -51,52 +50,54 @@ def main(config: Scoreboard) -> None:
     if rows is None:
         flag = "" if profile == DEFAULT_PROFILE else f" --profile {profile}"
         hint = f"Fill the scoreboard with: python -m course run{flag}"
-        print(f"No evaluation yet of {config.catalogue} in profile {profile}. {hint}", file=sys.stderr)
+        print(f"Nothing was measured yet on {config.catalogue} in profile {profile}. {hint}", file=sys.stderr)
         raise SystemExit(1)
 
 
 def collect(catalogue: str, profile: str, root: Path | None = None) -> pd.DataFrame | None:
-    """Return the rows (``COLUMNS``) of the current ``evaluate`` run of every chapter, in the chapters' order.
+    """Return the rows of every current run that has some, in the order of the board; None if there are none.
 
-    ``catalogue`` is a source or ``source@digest``. None when nothing was evaluated. Raises ``CourseError`` when a run's
-    ``scoreboard.parquet`` lacks a column.
+    ``catalogue`` is a source or ``source@digest``. Raises ``CourseError`` if a run's rows lack a column.
     """
-    root = root if root is not None else artifacts_root()
-    folder = root / catalogue if "@" in catalogue else _evaluated_last(root, catalogue, profile)
-    if folder is None:
-        return None
-    pointers = sorted((folder / profile).glob("*/evaluate/current.json"))
-    return rows_of([pointer.parent / read_json(pointer)["run"] for pointer in pointers])
+    pattern = catalogue if "@" in catalogue else f"{catalogue}@*"
+    runs = current_runs(root if root is not None else artifacts_root(), pattern, profile)
+    return rows_of(run for run in runs if run.parents[3] == runs[-1].parents[3])
 
 
-def rows_of(runs: Sequence[Path]) -> pd.DataFrame | None:
-    """Return the rows (``COLUMNS``) of these ``evaluate`` runs, in their order; None if there is none. Raises
-    ``CourseError`` as ``collect`` does."""
+def current_runs(root: Path, catalogues: str, profile: str) -> list[Path]:
+    """Return the folders of the current runs that hold scoreboard rows, the oldest first.
+
+    ``catalogues`` is a glob pattern such as ``pocket_shop@*``.
+    """
+    pointers = root.glob(f"{catalogues}/{profile}/*/*/current.json")
+    runs = [
+        pointer.parent / read_json(pointer)["run"]
+        for pointer in sorted(pointers, key=lambda pointer: pointer.stat().st_mtime_ns)
+    ]
+    return [run for run in runs if (run / FILE).is_file()]
+
+
+def rows_of(runs: Iterable[Path]) -> pd.DataFrame | None:
+    """Return the rows of these run folders in the order of the board, None if there are none.
+
+    Raises ``CourseError`` as ``collect`` does.
+    """
     import pandas as pd
 
-    tables = []
-    for run in runs:
-        path = run / "scoreboard.parquet"
-        if not path.is_file():
-            continue  # a catalogue without judgements is searched, not scored
-        table = pd.read_parquet(path)
-        missing = [column for column in COLUMNS if column not in table]
-        if missing:
-            raise CourseError(f"{path}: column {missing[0]!r} is missing; run the evaluate step of its chapter again")
-        tables.append(table.loc[:, list(COLUMNS)])
-    tables = [table for table in tables if len(table)]
+    tables = [read_scoreboard(run) for run in sorted(runs, key=place_on_the_board)]
+    tables = [table for table in tables if table is not None and len(table)]
     return pd.concat(tables, ignore_index=True) if tables else None
 
 
-def _evaluated_last(root: Path, source: str, profile: str) -> Path | None:
-    pointers = root.glob(f"{source}@*/{profile}/*/evaluate/current.json")
-    newest = max(pointers, key=lambda path: path.stat().st_mtime_ns, default=None)
-    return newest and newest.parents[3]
+def place_on_the_board(run: Path) -> tuple:
+    """Return the sort key of a run folder: by chapter; in it ``evaluate`` first, flat steps, then those in folders."""
+    chapter, step, _ = run.parts[-3:]
+    return chapter, step != "evaluate", "." in step, step
 
 
 def show(rows: pd.DataFrame) -> None:
-    """Print the board: a line a system, a table for each catalogue, split and set of metrics."""
-    # Nobody reads a board cut to the 80 columns that a pipe is taken to have.
+    """Print the board: one table for each catalogue, split and set of metrics, one line for each system."""
+    # Rich assumes 80 columns for a pipe, which would cut the board.
     console = Console(width=None if sys.stdout.isatty() else 150)
     shown = rows[~rows["metric"].map(_is_detail)]
     lines = shown.groupby(["source", "split", "chapter", "system"], sort=False, dropna=False)
@@ -112,7 +113,7 @@ def _is_detail(metric: str) -> bool:
 
 
 def _table(title: str, metrics: tuple[str, ...], systems: list[pd.DataFrame]) -> Table:
-    """The first metric is the headline and carries its 95% interval; in bold, the best of each column."""
+    """Build one table: the first metric is the headline, with its 95% interval; the best of each column is bold."""
     import pandas as pd
 
     table = Table(title=title, title_justify="left", title_style="bold")

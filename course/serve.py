@@ -1,4 +1,4 @@
-"""``python -m course serve``: one service over everything that is built, a page for people and an API for programs."""
+"""``python -m course serve``: serve everything that is built, as a page for people and an API for programs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 TOKEN = "COURSE_API_TOKEN"
 GRACE = 10
-"""Seconds that requests in flight have to end in, once the service is asked to stop."""
+"""Seconds that requests in flight may still take once the service is asked to stop."""
 WAITING = 2048
-"""Connections that wait to be taken up."""
+"""Connections that may wait to be accepted."""
 Text = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 
 
@@ -37,37 +37,37 @@ Text = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint=""
 class Serve:
     """Serve what is built: a page at /, the API beside it, its documentation at /docs.
 
-    With the environment variable COURSE_API_TOKEN set, everything but /health asks for it: as a bearer token, or as the
-    password (any user name) that a browser asks for.
+    If the environment variable COURSE_API_TOKEN is set, everything but /health requires it: as a bearer token, or as
+    the password in the browser's login box, with any user name.
     """
 
     host: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "127.0.0.1"
-    """Address to listen on. 0.0.0.0 lets other machines in: then set COURSE_API_TOKEN."""
+    """Address to listen on. With 0.0.0.0 other machines can connect: then set COURSE_API_TOKEN."""
     port: Annotated[int, tyro.conf.arg(metavar="NUMBER")] = 7860
-    """Port to listen on; 0 for any that is free."""
+    """Port to listen on; 0 for any free one."""
     catalogue: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = "pocket_shop"
     """Name of a catalogue, or the path of a saved one."""
     profile: Text = None
     """smoke, pocket or full. Default: the environment variable COURSE_PROFILE, else pocket."""
     origins: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORIGIN ...", help_behavior_hint="")] = ()
-    """Other sites whose pages may call the API (CORS), such as https://shop.example; none when left out."""
+    """Other sites whose pages may call the API (CORS), such as https://shop.example; none by default."""
     hosts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
-    """Names, beside localhost and addresses, that the service may be asked by; with a token any name may."""
+    """Names of this host, besides localhost and its addresses; with a token, any name is accepted."""
     page: bool = True
-    """Whether to serve the page too; without it the API alone."""
+    """Serve the page too; --no-page serves the API alone."""
     max_batch: Annotated[int, tyro.conf.arg(metavar="NUMBER")] = 64
-    """Questions that are answered together at most; 1 answers them one by one."""
+    """Largest number of queries that are answered together; 1 answers them one by one."""
     embedding_cache: Annotated[int, tyro.conf.arg(metavar="NUMBER")] = 10_000
-    """Texts an encoder remembers the vectors of; 0 for none."""
+    """Number of texts whose vectors an encoder keeps in memory; 0 for none."""
 
 
 def main(config: Serve) -> None:
     """Load what is built, once, and serve it until interrupted.
 
-    Raises ``CourseError`` if the service's packages are not installed, or the address cannot be listened on.
+    Raises ``CourseError`` if the service's packages are not installed, or the address is taken or forbidden.
     """
     _check(config)
-    listener = listen(config.host, config.port)  # first: whoever cannot have the port need not wait for the models
+    listener = listen(config.host, config.port)  # first: if the port is taken, nobody waits for the models
     with ending_on_signals(), listener, tempfile.TemporaryDirectory(prefix="course-uploads-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         print(f"loading what is built of {config.catalogue} …", file=sys.stderr, flush=True)
@@ -78,8 +78,10 @@ def main(config: Serve) -> None:
 
 @contextmanager
 def ending_on_signals() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the process with exit code 0, and temporary folders with it. uvicorn takes the signals
-    over while it serves, and sends them on when it has stopped."""
+    """End the process with exit code 0 on SIGTERM and Ctrl-C, so that temporary folders are removed.
+
+    While uvicorn serves, it handles the signals itself, and raises them again when it has stopped.
+    """
     signals = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(sent, lambda *_: sys.exit(0)) for sent in signals]
     try:
@@ -90,7 +92,7 @@ def ending_on_signals() -> Iterator[None]:
 
 
 def load_service(config: Serve) -> Service:
-    """Everything that is built of the catalogue, loaded."""
+    """Load everything that is built of the catalogue."""
     from course.service.service import Service
     from course.service.shop import load_shop
 
@@ -101,7 +103,7 @@ def load_service(config: Serve) -> Service:
 
 
 def application(service: Service, config: Serve) -> FastAPI:
-    """API and page over a service."""
+    """Build the API and the page over a service."""
     from course.service.api import build_api
 
     app = build_api(service, token=os.environ.get(TOKEN) or None, origins=config.origins, hosts=config.hosts)
@@ -114,9 +116,9 @@ def application(service: Service, config: Serve) -> FastAPI:
 
 def _check(config: Serve) -> None:
     if not 0 <= config.port <= 65_535:
-        raise CourseError(f"serve: --port {config.port} is no port; give a number from 0 to 65535.")
+        raise CourseError(f"serve: --port {config.port} is not a port; give a number from 0 to 65535.")
     if config.max_batch < 1 or config.embedding_cache < 0:
-        raise CourseError("serve: --max-batch is at least 1, and --embedding-cache at least 0.")
+        raise CourseError("serve: --max-batch must be at least 1, and --embedding-cache at least 0.")
     needed = ["fastapi", "httptools", "uvicorn"] + (["gradio"] if config.page else [])
     for name in needed:
         if find_spec(name) is None:
@@ -127,7 +129,7 @@ def _check(config: Serve) -> None:
 
 
 def _tell_what_is_missing(service: Service) -> None:
-    """A line for each reason, not for each system."""
+    """Print what is missing: one line for each reason, not for each system."""
     if not service.systems:
         print("nothing is built yet: run make course", file=sys.stderr)
         return
@@ -139,10 +141,10 @@ def _tell_what_is_missing(service: Service) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises ``CourseError`` if that is forbidden or taken."""
+    """Return a listening socket. Raises ``CourseError`` if the address is forbidden or taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        # Named as TCP, or asyncio leaves Nagle's algorithm on, which holds small answers back for 40 ms.
+        # With TCP named, asyncio turns off Nagle's algorithm, which delays small answers by 40 ms.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise _cannot_listen(host, port, error) from None
@@ -165,7 +167,7 @@ def _cannot_listen(host: str, port: int, error: OSError) -> CourseError:
 
 
 def run(service: Service, config: Serve, listener: socket.socket) -> None:
-    """Serve until SIGTERM or Ctrl-C; what is being answered then is answered first."""
+    """Serve until SIGTERM or Ctrl-C; requests in flight are answered first."""
     import uvicorn
 
     from course.service.head_limit import HeadLimit
@@ -181,7 +183,7 @@ def run(service: Service, config: Serve, listener: socket.socket) -> None:
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            """Every open page holds a request of Gradio's, which ends only by this event."""
+            """Set the event that ends Gradio's long requests, one of which every open page holds."""
             for route in app.routes:
                 page = getattr(getattr(route, "app", None), "page", None)  # behind its guard
                 if page is not None:

@@ -1,9 +1,9 @@
-"""The API: what an application asks of the service, over HTTP.
+"""Build the HTTP API of the service for applications.
 
     api = build_api(service)        # a FastAPI application, its documentation at /docs
 
-A handler reads what was asked, asks the service, and writes the answer; what may come in and go out is in `schemas`,
-what errors look like in `api_errors`, what is refused unread in `strict_input`.
+A handler reads the question, asks the service, and writes the answer. `schemas` defines what comes in and goes out,
+`api_errors` what errors look like, `strict_input` what is refused unread.
 """
 
 from __future__ import annotations
@@ -27,27 +27,30 @@ if TYPE_CHECKING:
 ABOUT = """Search, similar products, complete looks and categories, over everything that the course's chapters built.
 
 Every error answers `{"error": "…"}`. Nothing that is sent is kept. A **score** orders the hits of one answer, higher is
-better; `score_means` says what it measures. A **probability** is between 0 and 1 and adds up to 1 over all categories
-that were ranked."""
+better; `score_means` says what it measures. A **probability** is between 0 and 1; over all categories that were ranked,
+probabilities add up to 1."""
 SILENT = {"tracing": False, "metrics": False, "logs": False}
-"""Of OpenTelemetry, which FastAPI uses where it is installed: what is asked goes nowhere else."""
+"""Settings of OpenTelemetry, which FastAPI uses if it is installed: off, so that questions stay here."""
 HTML = {"text/html": {"schema": {"type": "string"}}}
 JPEG = {"image/jpeg": {"schema": {"type": "string", "contentMediaType": "image/jpeg"}}}
 PICTURE_TYPES = ("image/jpeg", "image/png", "image/webp")
-# Revalidated after ten minutes: another catalogue may then be served at the same address.
+# Checked again after ten minutes, because another catalogue may then be served at the same address.
 PICTURE_HEADERS = {"Cache-Control": "private, max-age=600"}
 MAP_HEADERS = {
     "Content-Security-Policy": "sandbox allow-scripts; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 }
-"""Beside the policy in the page itself, which names the digests of its script and style. Opened alone the map is shut
-in as in its frame on the service's page: its script reaches nothing of this site's."""
+"""Added to the policy in the page itself, which lists the digests of its script and style. Opened alone, the map is
+isolated as in its frame on the service's page: its script cannot reach anything else on this site."""
 
 
 def build_api(
     service: Service, *, token: str | None = None, origins: Sequence[str] = (), hosts: Sequence[str] = ()
 ) -> FastAPI:
-    """The application without the page. token: what everything but /health needs, if given. origins: the web sites
-    whose pages may ask, beside the service's own. hosts: further names of this host, see `guards`."""
+    """Build the application without the page.
+
+    token: required by everything but /health, if given. origins: web sites whose pages may ask, besides the service's
+    own. hosts: further names of this host, see `guards`.
+    """
     api = FastAPI(
         title="Product search course", version="1", description=ABOUT, docs_url=None, redoc_url=None, telemetry=SILENT
     )
@@ -72,20 +75,20 @@ def _json(value: Any) -> Response:
 def _add_shop(router: APIRouter, service: Service) -> None:
     @router.get("/health", tags=["service"], response_model=schemas.Health, responses=documented())
     async def health() -> Response:
-        """Whether the service answers, and how busy it is. Needs no token."""
+        """Report that the service answers, and how busy it is. Needs no token."""
         return _json(service.health())
 
     @router.get("/index-info", tags=["service"], response_model=schemas.IndexInfo, responses=documented())
     async def index_info() -> Response:
-        """What is served: the catalogue, who can search it, from which runs, and what is not built."""
+        """Report what is served: the catalogue, the systems that search it, their runs, and what is not built."""
         return _json(service.index_info())
 
-    # An id may hold slashes. It is looked up, and never part of a path on disk.
+    # An id may contain slashes. It is looked up, and never part of a path on disk.
     @router.get(
         "/products/{product_id:path}", tags=["products"], response_model=schemas.Product, responses=documented(404)
     )
     async def product(product_id: schemas.ProductId) -> Response:
-        """One product."""
+        """Return one product."""
         return _json(schemas.product(service.product(product_id)))
 
     @router.get(
@@ -96,7 +99,7 @@ def _add_shop(router: APIRouter, service: Service) -> None:
         | {200: {"description": "A JPEG.", "content": JPEG}, 304: {"description": "What `If-None-Match` names."}},
     )
     async def image(request: Request, product_id: schemas.ProductId, side: schemas.Side = 384) -> Response:
-        """The picture of a product, made anew, in the next size that is large enough."""
+        """Return the picture of a product, made anew, in the next size that is large enough."""
         content = await service.thumbnail(product_id, side)
         headers = PICTURE_HEADERS | {"ETag": f'"{sha256(content).hexdigest()[:32]}"'}
         if headers["ETag"] in request.headers.get("if-none-match", ""):
@@ -107,14 +110,14 @@ def _add_shop(router: APIRouter, service: Service) -> None:
 def _add_search(router: APIRouter, service: Service) -> None:
     @router.post("/search", tags=["search"], response_model=schemas.SearchAnswer, responses=documented(*WITH_BODY))
     async def search(question: schemas.SearchQuestion) -> Response:
-        """The best products for a text. If none fits the filters there are no hits, and `note` says so."""
+        """Find the best products for a text. If none fits the filters there are no hits, and `note` says so."""
         filters = answers.Filters(**vars(question.filters))
         found = await service.search(question.query, k=question.k, system=question.system, filters=filters)
         return _json(schemas.answer(found))
 
     @router.get("/similar", tags=["search"], response_model=schemas.SearchAnswer, responses=documented(404, 503))
     async def similar(item_id: schemas.ItemId, k: schemas.Count = 10) -> Response:
-        """The products most like one, in text and picture together; never the product itself."""
+        """Find the products most like one, in text and picture together, without the product itself."""
         return _json(schemas.answer(await service.similar(item_id, k=k)))
 
     @router.get("/complete-look", tags=["search"], response_model=schemas.LookAnswer, responses=documented(404, 503))
@@ -126,7 +129,7 @@ def _add_search(router: APIRouter, service: Service) -> None:
         use_mmr: schemas.UseMMR = True,
         mmr_lambda: schemas.Lambda = 0.7,
     ) -> Response:
-        """Products that go with all of some others, which are never among them."""
+        """Find products that go with all of the given ones, which are never among them."""
         found = await service.complete_look(
             _ids(service, context_ids),
             gap_category=gap_category,
@@ -144,7 +147,7 @@ def _add_pictures(router: APIRouter, service: Service) -> None:
 
     @router.post("/search/image", tags=["search"], response_model=schemas.PictureAnswer, **form)
     async def search_image(picture: schemas.Picture, k: schemas.FormCount = 10) -> Response:
-        """The products that look most like a picture, and what it seems to show."""
+        """Find the products that look most like a picture, and the categories that it seems to show."""
         return _json(schemas.picture_answer(await service.search_picture(await _content(picture), k=k)))
 
     @router.post("/categories", tags=["categories"], response_model=schemas.CategoryAnswer, **form)
@@ -155,7 +158,7 @@ def _add_pictures(router: APIRouter, service: Service) -> None:
         candidates: schemas.Candidates = (),
         k: schemas.CategoryCount = 10,
     ) -> Response:
-        """The categories where a product may belong, from its text, its picture or both; one of them is needed."""
+        """Rank the categories of a product by its text, its picture or both; one of them is needed."""
         content = None if picture is None else await _content(picture)
         found = await service.categories(
             title=title, description=description, picture=content, candidates=candidates, k=k
@@ -166,7 +169,7 @@ def _add_pictures(router: APIRouter, service: Service) -> None:
 def _add_results(router: APIRouter, service: Service) -> None:
     @router.get("/scoreboard", tags=["results"], response_model=schemas.Scoreboard, responses=documented(503))
     async def scoreboard() -> Response:
-        """What every chapter's systems reached, with 95% intervals."""
+        """Return what every chapter's systems reached, with 95% intervals."""
         board = await run_in_threadpool(service.scoreboard)
         rows = board.to_json(orient="records", double_precision=12)
         return Response(f'{{"rows":{rows}}}', media_type="application/json")
@@ -178,7 +181,7 @@ def _add_results(router: APIRouter, service: Service) -> None:
         responses=documented(503) | {200: {"description": "A page of its own.", "content": HTML}},
     )
     async def constellation() -> Response:
-        """The map of all products as one page."""
+        """Return the map of all products as one page."""
         return HTMLResponse(await run_in_threadpool(service.constellation), headers=MAP_HEADERS)
 
 
@@ -189,7 +192,7 @@ async def _content(picture: UploadFile) -> bytes:
 
 
 def _ids(service: Service, values: Sequence[str]) -> list[str]:
-    """Ids given one by one or with commas between; a comma in the id of a product does not part it."""
+    """Return ids that were given one by one or separated by commas; a comma inside a product's id does not split it."""
     found: list[str] = []
     for value in values:
         try:
@@ -200,7 +203,7 @@ def _ids(service: Service, values: Sequence[str]) -> list[str]:
 
 
 def _completed(document: dict[str, Any], service: Service, token: str | None) -> dict[str, Any]:
-    """The generated document, and what only the running service knows or FastAPI has no words for."""
+    """Complete the generated document with what only the running service knows or FastAPI cannot express."""
     parts = document["components"]["schemas"]
     parts["Error"] = schemas.Error.model_json_schema()
     named = [{"type": "string", "enum": list(service.systems)}] if service.systems else []
@@ -224,6 +227,6 @@ def _completed(document: dict[str, Any], service: Service, token: str | None) ->
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Neither an address nor a form can say null: what may be null may be left out."""
+    """Remove null from a schema: an address and a form cannot say null, but leave a field out."""
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     return {**{key: schema[key] for key in schema if key != "anyOf"}, **kinds[0]} if len(kinds) == 1 else schema

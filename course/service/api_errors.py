@@ -1,4 +1,4 @@
-"""How the API says what is wrong: one shape, `{"error": "<in words>"}`, for every status that is not a success."""
+"""Answer every error of the API in one format: `{"error": "<in words>"}`."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ STATUS: Mapping[type[CourseError], int] = {
     CourseError: 422,
 }
 ALWAYS, WITH_BODY = (401, 421, 422, 500), (403, 408, 413, 415, 503)
-"""What any operation may answer, and what one may that is sent something."""
+"""Statuses of any operation, and further ones of an operation that receives a body."""
 MEANING = {
-    401: "The token is missing or wrong; only where the service was started with one.",
-    403: "The page of another site asks, which this service was not started for.",
+    401: "The token is missing or wrong; only if the service was started with one.",
+    403: "The page of another site asks, and the service was not started for that site.",
     404: "No product has that id, or it has no picture.",
     408: "The body did not arrive in time.",
     413: "What was sent is too large.",
     415: "The upload is not a picture that can be used, or the Content-Type is not what is asked for.",
-    421: "The service was asked for by a name that it does not know; only where it was started without a token.",
-    422: "Something asked for makes no sense; the error names the field.",
+    421: "The service does not know the name by which it was asked; only if it was started without a token.",
+    422: "A value makes no sense; the error names the field.",
     500: "The service failed; its log has more under the request id.",
-    503: "Not built yet, and what to run; or, with the header Retry-After, too much waits or is being sent.",
+    503: "Not built yet; the error says what to run. Or, with the header Retry-After, too much waits or is being sent.",
 }
 RETRY_AFTER = {"Retry-After": "1"}
 MOST_PROBLEMS, LONGEST_ECHO = 3, 25
-"""Problems named in one answer, and characters of a field's name in each."""
+"""Problems in one answer, and characters of a field's name in each."""
 
 WORDS = {
     "extra_forbidden": "there is no such field here",
@@ -61,12 +61,12 @@ WORDS = {
     **dict.fromkeys(("model_type", "model_attributes_type"), "must be a JSON object"),
     "string_type": "must be text",
 }
-"""What is wrong, by pydantic's name of it; its own words are for programmers."""
+"""What is wrong, by pydantic's name for it; pydantic's own words are for programmers."""
 NOT_A_FILE = "must be a file"
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of these statuses, and of those that any operation may answer."""
+    """Return the OpenAPI documentation of these statuses, and of those that any operation may answer."""
     return {
         status: {
             "description": MEANING[status],
@@ -77,28 +77,28 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(api: FastAPI) -> None:
-    """Give every error of `api` the one shape."""
+    """Make `api` answer every error in the one format."""
     api.add_exception_handler(CourseError, _course_error)
     api.add_exception_handler(RequestValidationError, _bad_request)
     api.add_exception_handler(AnyHTTPException, _http_error)
 
 
 def error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer that says what is wrong."""
+    """Return an answer that says what is wrong."""
     return Response(
         schemas.render({"error": message}), status, media_type="application/json", headers=dict(headers or {})
     )
 
 
 def answer_crash(request: Request, crash: Exception) -> Response:
-    """What a person is told of an error that nobody foresaw: an id, under which the log has the traceback."""
+    """Return the answer to an unexpected error: an id, under which the log has the traceback."""
     request_id = request.scope.get("state", {}).get("request_id") or uuid4().hex
     log.error("request %s failed", request_id, exc_info=crash)
     return error(500, f"internal error; request id {request_id}")
 
 
 def in_words(problems: Sequence[Mapping[str, Any]]) -> str:
-    """What pydantic found wrong, field by field. Of what was sent, only names of fields are repeated, and shortened."""
+    """Say what pydantic found wrong, field by field. Of the request, only field names are repeated, shortened."""
     said = list(dict.fromkeys(_in_words(problem) for problem in problems))
     more = len(said) - MOST_PROBLEMS
     return " ".join(said[:MOST_PROBLEMS]) + (f" And {more} more." if more > 0 else "")

@@ -1,10 +1,10 @@
-"""Questions that come at the same time are answered together: dynamic micro-batching, with no delay added.
+"""Answer questions that arrive at the same time together: dynamic micro-batching without added delay.
 
     batcher = MicroBatcher(answer_all, executor, key=lambda question: question.k)
     reply = await batcher.ask(question)     # answer_all([question, ...]) -> [reply, ...], in the executor's thread
 
-A question that comes alone is answered alone and at once. While the thread works, questions gather, and what has
-gathered when it is free again is its next batch: the busier the service, the larger its batches.
+A question that arrives alone is answered alone and at once. While the thread works, questions gather, and they are its
+next batch: the busier the service, the larger its batches.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from course.service.answers import Overloaded
 Question = TypeVar("Question")
 Reply = TypeVar("Reply")
 Outcome = tuple[Any, BaseException | None]
-"""(reply, None) or (None, error); not the exception of a future: one that is never fetched is logged as a bug."""
+"""(reply, None) or (None, error). A future's own exception is not used: asyncio logs one that nobody fetches."""
 
 KEYS_REMEMBERED = 1_000
-NEWEST = 0.5  # share of the newest batch in the running mean of seconds a question
+NEWEST = 0.5  # weight of the newest batch in the running mean of seconds per question
 
 
 @dataclass
 class BatchStats:
-    """questions, batches: what was computed; one asked again counts again. largest: questions in the largest batch.
-    waiting: questions not taken up yet."""
+    """questions, batches: those that were computed; a question asked again counts again. largest: questions in the
+    largest batch. waiting: questions not in a batch yet."""
 
     questions: int = 0
     batches: int = 0
@@ -47,20 +47,20 @@ class _Asked:
     question: Any
     key: Hashable
     future: asyncio.Future[Outcome]
-    alone: bool = False  # its batch raised: it is asked again, by itself
+    alone: bool = False  # its batch raised, so it is asked again by itself
 
 
 class MicroBatcher(Generic[Question, Reply]):
-    """Asks one function for many at once; see the module.
+    """Answer many questions with one call of a function; see the module.
 
-    A batch is the question that has waited longest and the others of its key, oldest first: so no key starves. Several
-    batchers may share an executor of one thread: each takes one batch a turn, chosen when its turn comes. All methods
-    are called from one event loop (a later one may follow when nothing waits); close before the executor is shut down.
+    A batch is the question that has waited longest and the others of its key, oldest first, so no key starves. Several
+    batchers may share an executor of one thread: each takes one batch per turn, chosen when its turn comes. Call all
+    methods from one event loop (another loop may follow when nothing waits); close before the executor is shut down.
 
-    answer: from questions to as many replies, in order; runs in `executor`, never twice at a time. If it raises for a
-    batch, its questions are asked again one by one. key: questions of unequal keys are never in one batch. max_batch:
-    most questions in one; 1 asks one by one. max_waiting: more are refused. longest: seconds; no batch is larger than
-    what takes so long by a running mean of its key's seconds a question; a key not known yet starts with one question.
+    answer: maps questions to as many replies, in order; runs in `executor`, never twice at a time. If it raises for a
+    batch, its questions are asked again one by one. key: questions with different keys are never in one batch.
+    max_batch: questions in one batch at most; 1 asks one by one. max_waiting: more questions are refused. longest:
+    seconds that a batch may take, estimated by the running mean for its key; a new key starts with one question.
     """
 
     def __init__(
@@ -75,30 +75,33 @@ class MicroBatcher(Generic[Question, Reply]):
     ) -> None:
         self._answer, self._executor, self._key = answer, executor, key
         self._max_batch, self._max_waiting, self._longest = max_batch, max_waiting, longest
-        self._lock = Lock()  # for what the loop and the executor's thread both use: the next three
+        self._lock = Lock()  # guards what the loop and the executor's thread both use: the next three
         self._waiting: dict[_Asked, None] = {}  # the oldest first
-        self._queued = False  # a turn was asked of the executor and has not ended
+        self._queued = False  # the executor has a turn that has not ended
         self._computed = BatchStats()
-        self._seconds: dict[Hashable, float] = {}  # a question, by key; the key used last is last
+        self._seconds: dict[Hashable, float] = {}  # per question, by key; the key used last is last
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unanswered: set[asyncio.Future[Outcome]] = set()
         self._closed = False
 
     @property
     def stats(self) -> BatchStats:
-        """The counts of this moment."""
+        """Return the current counts."""
         with self._lock:
             return replace(self._computed, waiting=len(self._waiting))
 
     async def ask(self, question: Question) -> Reply:
-        """The reply to one question. Raises what `answer` raises for it; `Overloaded` when too many wait, or after
-        `close`. Who cancels this takes the question back, if its batch has not begun."""
+        """Return the reply to one question.
+
+        Raises what `answer` raises for it, and `Overloaded` if too many wait, or after `close`. Cancelling takes the
+        question back if its batch has not begun.
+        """
         if self._closed:
             raise Overloaded("the service is stopping")
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(f"{self._max_waiting:,} questions wait already; ask again in a moment")
         asked = _Asked(question, self._key(question), self._new_future())
-        hash(asked.key)  # one that has no hash is an error here, not unheard in the thread
+        hash(asked.key)  # a key without a hash raises here, not unnoticed in the thread
         with self._lock:
             if not self._queued:
                 self._executor.submit(self._turn)
@@ -119,7 +122,7 @@ class MicroBatcher(Generic[Question, Reply]):
             del asked, error  # the error's traceback holds this frame: see `_deliver`
 
     async def close(self) -> None:
-        """Refuse new questions from now on; return when all that were asked are answered."""
+        """Refuse new questions; return when all earlier ones are answered."""
         self._closed = True
         while self._unanswered:
             await asyncio.wait(self._unanswered)
@@ -136,7 +139,7 @@ class MicroBatcher(Generic[Question, Reply]):
         batch = self._take()
         outcomes = self._outcomes(batch) if batch else []
         if outcomes:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits for the answer
+            with suppress(RuntimeError):  # the loop is closed, so nobody waits for the answer
                 batch[0].future.get_loop().call_soon_threadsafe(_deliver, batch, outcomes)
         with self._lock:
             if outcomes is None:
@@ -148,12 +151,12 @@ class MicroBatcher(Generic[Question, Reply]):
                 self._executor.submit(self._turn)
 
     def _take(self) -> list[_Asked]:
-        """The next batch; empty if all who asked are gone."""
+        """Return the next batch; empty if all its questions were cancelled."""
         with self._lock:
             first = next(iter(self._waiting), None)
             if first is None:
                 return []
-            seconds = max(self._seconds.get(first.key, math.inf), 1e-9)  # the clock may have stood still
+            seconds = max(self._seconds.get(first.key, math.inf), 1e-9)  # the clock may not have advanced
             room = 1 if first.alone else max(1, min(self._max_batch, int(self._longest / seconds)))
             taken = list(islice((one for one in self._waiting if one.key == first.key), room))
             for one in taken:
@@ -165,11 +168,13 @@ class MicroBatcher(Generic[Question, Reply]):
             return batch
 
     def _outcomes(self, batch: list[_Asked]) -> list[Outcome] | None:
-        """What to tell each; None if the batch raised and each is to be asked alone."""
+        """Return the outcome of each question; None if the batch raised, and each has to be asked alone."""
         began = perf_counter()
         try:
             replies = list(self._answer([one.question for one in batch]))
-        except BaseException as error:  # a panic of a tokenizer written in Rust is no Exception, and must be told too
+        except (
+            BaseException
+        ) as error:  # a panic in Rust code (a tokenizer) is not an Exception, and must be reported too
             return [(None, error)] if len(batch) == 1 else None
         self._learn(batch[0].key, (perf_counter() - began) / len(batch))
         if len(replies) != len(batch):
@@ -185,8 +190,11 @@ class MicroBatcher(Generic[Question, Reply]):
 
 
 def _deliver(batch: list[_Asked], outcomes: list[Outcome]) -> None:
-    """Hand out the outcomes, and empty the lists: an error's traceback holds frames where they stand, and a circle of
-    references would keep the questions, pictures among them, until the next full garbage collection."""
+    """Hand out the outcomes and empty the lists.
+
+    An error's traceback holds the frames that refer to the lists. That cycle would keep the questions, pictures among
+    them, in memory until the next full garbage collection.
+    """
     for one, outcome in zip(batch, outcomes, strict=True):
         if not one.future.done():
             one.future.set_result(outcome)

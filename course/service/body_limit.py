@@ -1,4 +1,4 @@
-"""How much may be sent to the service, by one and by all, and for how long; what is left over is dropped unread."""
+"""Limit how much may be sent to the service, by one request and by all, and for how long; drop the rest unread."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from course.service.api_errors import RETRY_AFTER, error
 LARGEST_FORM = LARGEST_PICTURE + 2**20
 """Bytes of a multipart body: a picture, and the fields beside it."""
 LARGEST_BODY = 2**18
-"""Bytes of any other: a question in JSON, or what the page sends of itself."""
+"""Bytes of any other body: a question in JSON, or what the page sends by itself."""
 MOST_AT_ONCE = 2**28
-"""Bytes of all bodies together that came and are not answered yet; they are kept in memory."""
+"""Bytes of all bodies that arrived and are not answered yet; they are kept in memory."""
 BODY_SECONDS = 60.0
-"""For a body to arrive in."""
+"""Seconds in which a body must arrive."""
 LINGER_SECONDS, LINGER_BYTES = 5.0, 64 * 2**20
-"""How long, and how much, is still listened to behind an answer that did not wait for the body's end."""
+"""Limits on what is still received after an answer that did not wait for the end of the body."""
 
 
 class BodyLimit:
-    """Refuses a body that is too large (413), too slow (408) or one too many (503, to be sent again a little later), by
-    the length it announces, else by counting.
+    """Refuse a body that is too large (413), too slow (408) or one too many (503, to be sent again a little later).
 
-    Of all bodies together only what came is counted, in `held`, until the application is done with it: announcing much
-    and sending nothing takes no room from others.
+    Its announced length counts, else the bytes that arrive. Of all bodies together only bytes that arrived count, in
+    `held`, until the application is done with them: announcing much and sending nothing takes no room from others.
 
-    Whoever still sends when the answer is ready, whatever the answer, gets to read it: it goes out at once, the rest
-    is received and dropped for a while, and then the connection is closed.
+    A client that still sends when the answer is ready can read it: the answer goes out at once, the rest of the body is
+    received and dropped for a while, and then the connection is closed.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class BodyLimit:
 class _Body:
     """The body of one request on its way in, and the answer on its way out.
 
-    Once there is a `refusal`, whatever the application answers instead is not sent.
+    Once there is a `refusal`, the application's answer is not sent.
     """
 
     def __init__(self, limit: BodyLimit, receive: Receive, send: Send, most: int) -> None:
@@ -80,7 +79,7 @@ class _Body:
         self.refusal: Response | None = None
 
     def too_much(self, coming: int) -> Response | None:
-        """What to answer if so many bytes more are too many, for this body or for all together."""
+        """Return the refusal if `coming` more bytes are too many, for this body or for all together; else None."""
         if self.size + coming > self.most:
             return error(413, f"The request is too large; at most {self.most:,} bytes are taken here.")
         if self.limit.held + coming > self.limit.most_at_once:
@@ -88,8 +87,11 @@ class _Body:
         return None
 
     async def receive(self) -> Message:
-        """The next part. What ends a body early is raised as an error of its form: after that, and no other, do
-        Starlette's and Gradio's readers of forms remove what they have written."""
+        """Return the next part of the body.
+
+        What ends a body early is raised as `MultiPartException`, the only error after which the form readers of
+        Starlette and Gradio remove the files they have written.
+        """
         if self.ended:
             return await self._receive()
         try:

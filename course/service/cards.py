@@ -1,7 +1,7 @@
-"""Products, answers and messages as HTML: plain functions from what the service says to what the page shows.
+"""Write products, answers and messages as HTML.
 
-Whatever the catalogue or a visitor wrote is escaped here, and is shown as text. A button names what it does in
-`data-do` and the product (or the words) it does it to in `data-id`; `page.js` tells the server.
+All text from the catalogue or a visitor is escaped here. A button has its action in `data-do`, and the product id or
+the words in `data-id`; `page.js` sends both to the server.
 """
 
 from __future__ import annotations
@@ -10,31 +10,33 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
+from common.category_path import SEPARATOR, split_path
+from common.search import COSINE
 from course.service.answers import Answer, CategoryAnswer, Hit, PictureAnswer, Product
 
 SIMILAR, ADD, REMOVE, ASK = "similar", "add_item", "remove_item", "ask"
 WORDS = {SIMILAR: ("Similar", "Similar to"), ADD: ("Add to look", "Add to look:"), REMOVE: ("Remove", "Remove")}
-"""What a button of a product says, and the start of its name for who cannot see which product it belongs to."""
+"""Label of a product's button, and the start of its accessible name, which ends with the product's."""
 SHOWN_ATTRIBUTES = 12
 
 
 def escaped(text: object) -> str:
-    """Safe between tags and inside quoted attributes."""
+    """Escape a text for use between tags and inside quoted attributes."""
     return html.escape(str(text), quote=True)
 
 
 def image_address(product_id: str) -> str:
-    """Where the service shows the product's picture."""
+    """Return the address of the product's picture on the service."""
     return f"/images/{quote(product_id, safe='')}"
 
 
 def name(product: Product) -> str:
-    """The title, or the id of a product without one; not escaped."""
+    """Return the title, or the id of a product without one; not escaped."""
     return product.title or product.product_id
 
 
 def photo(product: Product) -> str:
-    """The picture, or a grey field that says there is none."""
+    """Return the picture, or a grey field that says there is none."""
     if not product.has_image:
         return '<div class="photo none" role="img" aria-label="no picture">no picture</div>'
     picture = f'<img src="{escaped(image_address(product.product_id))}" alt="{escaped(name(product))}" loading="lazy">'
@@ -42,14 +44,14 @@ def photo(product: Product) -> str:
 
 
 def buttons(product: Product, actions: Iterable[str]) -> str:
-    """A button for each of `SIMILAR`, `ADD` and `REMOVE` that is asked for."""
+    """Return the buttons of these actions (`SIMILAR`, `ADD`, `REMOVE`)."""
     made = "".join(_button(action, product) for action in actions)
     return f'<div class="actions">{made}</div>' if made else ""
 
 
 def _button(action: str, product: Product) -> str:
-    said, told = WORDS[action]
-    label = escaped(f"{told} {name(product)}")
+    said, spoken = WORDS[action]
+    label = escaped(f"{spoken} {name(product)}")
     return (
         f'<button type="button" data-do="{action}" data-id="{escaped(product.product_id)}" aria-label="{label}">'
         f"{said}</button>"
@@ -57,7 +59,7 @@ def _button(action: str, product: Product) -> str:
 
 
 def card(hit: Hit, score_means: str, actions: Iterable[str] = (), also: str = "") -> str:
-    """One product that was found. also: what the other system says of it, in a side-by-side view."""
+    """Return the card of one hit. also: what the other system says of it, in a side-by-side view."""
     product = hit.product
     meaning = escaped(f"score: {score_means}")
     lines = [f'<span class="rank" aria-label="rank {hit.rank}">{hit.rank}</span>', photo(product)]
@@ -75,15 +77,15 @@ def card(hit: Hit, score_means: str, actions: Iterable[str] = (), also: str = ""
 
 
 def price(product: Product) -> str:
-    """The price; catalogues do not say in which currency."""
+    """Return the price, without a currency, which catalogues do not give."""
     return (
         "<span></span>" if product.price is None else f'<span class="price" title="price">{product.price:,.2f}</span>'
     )
 
 
 def leaf(category_path: str) -> str:
-    """The last two levels of a path, for which a card has room."""
-    return " › ".join(category_path.split(" > ")[-2:])
+    """Return the last two levels of a path, for which a card has room."""
+    return " › ".join(split_path(category_path)[-2:])
 
 
 def grid(
@@ -93,13 +95,13 @@ def grid(
     actions: Sequence[str] = (),
     also: Mapping[str, str] | None = None,
 ) -> str:
-    """Cards, best first. also: what the card of a product id says besides."""
+    """Return the cards, best first. also: an additional line on the card of a product id."""
     cards = "".join(card(hit, score_means, actions, (also or {}).get(hit.product.product_id, "")) for hit in hits)
     return f'<ol class="cards" aria-label="{escaped(label)}">{cards}</ol>' if hits else ""
 
 
 def answer(found: Answer, title: str, actions: Sequence[str] = (), also: Mapping[str, str] | None = None) -> str:
-    """A whole answer: a heading, who found how many, what the scores mean, and the products."""
+    """Return an answer: a heading, the number of products, what the scores mean, and the products."""
     count = f"{len(found.hits)} product{'' if len(found.hits) == 1 else 's'}"
     legend = f'<p class="legend" role="status">{count}. <b>Score:</b> {escaped(found.score_means)}.</p>'
     shown = grid(found.hits, title, found.score_means, actions, also)
@@ -107,12 +109,12 @@ def answer(found: Answer, title: str, actions: Sequence[str] = (), also: Mapping
 
 
 def side_by_side(first: Answer, second: Answer, actions: Sequence[str] = ()) -> str:
-    """Two answers to one query; a product that both found says at which rank the other has it."""
+    """Return two answers to one query; a product in both shows its rank in the other."""
     ranks = [{hit.product.product_id: hit.rank for hit in found.hits} for found in (first, second)]
     shared = ranks[0].keys() & ranks[1].keys()
-    told = [{one: f"also #{other[one]}" for one in shared} for other in (ranks[1], ranks[0])]
+    notes = [{one: f"also #{other[one]}" for one in shared} for other in (ranks[1], ranks[0])]
     columns = "".join(
-        answer(found, found.system, actions, also) for found, also in zip((first, second), told, strict=True)
+        answer(found, found.system, actions, also) for found, also in zip((first, second), notes, strict=True)
     )
     largest = max(len(first.hits), len(second.hits))
     line = f'<p class="overlap"><b>{len(shared)} of {largest}</b> found by both, marked with the other\'s rank.</p>'
@@ -120,7 +122,7 @@ def side_by_side(first: Answer, second: Answer, actions: Sequence[str] = ()) -> 
 
 
 def picture_answer(found: PictureAnswer, actions: Sequence[str] = ()) -> str:
-    """What the picture is likely to show, and what looks like it."""
+    """Return the picture's likeliest categories, and the products that look like it."""
     likely = bars(found.categories, "Predicted category") if found.categories else note(found.category_note)
     return f'<section class="answer">{heading("Predicted category")}{likely}</section>' + answer(
         found, "Similar products", actions
@@ -128,7 +130,7 @@ def picture_answer(found: PictureAnswer, actions: Sequence[str] = ()) -> str:
 
 
 def category_answer(found: CategoryAnswer, actions: Sequence[str] = ()) -> str:
-    """The ranking, how much of it the text said and how much the picture, and the nearest products."""
+    """Return the ranking, the shares of text and picture in it, and the nearest products."""
     text, picture = found.text_share, 1 - found.text_share
     share = (
         f'<div class="share" role="img" aria-label="text {text:.0%}, picture {picture:.0%}">'
@@ -137,14 +139,14 @@ def category_answer(found: CategoryAnswer, actions: Sequence[str] = ()) -> str:
     )
     ranking = f"{heading('Categories')}{note(found.note)}{bars(found.ranking, 'Categories')}"
     weights = f'<h3 class="aside">What the ranking goes by</h3>{share}'
-    near = Answer(found.neighbours, "", "cosine of the two vectors, from -1 to 1")
+    near = Answer(found.neighbours, "", COSINE)
     return f'<section class="answer">{ranking}{weights}</section>' + answer(near, "Nearest products", actions)
 
 
 def bars(rows: Sequence[tuple[str, float]], label: str) -> str:
-    """(category path, probability) as bars, in the order given."""
+    """Return (category path, probability) as bars, in the given order."""
     lines = "".join(
-        f'<li><span class="path" dir="auto">{escaped(path.replace(" > ", " › "))}</span>'
+        f'<li><span class="path" dir="auto">{escaped(path.replace(SEPARATOR, " › "))}</span>'
         f'<span class="bar" aria-hidden="true"><span style="width:{100 * probability:.1f}%"></span></span>'
         f'<span class="figure">{probability:.1%}</span></li>'
         for path, probability in rows
@@ -153,13 +155,13 @@ def bars(rows: Sequence[tuple[str, float]], label: str) -> str:
 
 
 def detail(product: Product, actions: Sequence[str] = ()) -> str:
-    """All that is known of one product."""
+    """Return everything that is known of one product."""
     facts = {
         "Brand": product.brand,
         "Price": None if product.price is None else f"{product.price:,.2f}",
         "Colour": product.colour,
         "Material": product.material,
-        "Category": product.category_path and product.category_path.replace(" > ", " › "),
+        "Category": product.category_path and product.category_path.replace(SEPARATOR, " › "),
     }
     facts |= dict(list(product.attributes.items())[:SHOWN_ATTRIBUTES])
     rows = "".join(
@@ -179,7 +181,7 @@ def _plain(value: object) -> str:
 
 
 def strip(products: Sequence[Product], label: str) -> str:
-    """Small pictures in a row, each with a button that takes it away."""
+    """Return a row of small pictures, each with a button that removes it."""
     lines = "".join(
         f'<li>{photo(product)}<span dir="auto" title="{escaped(name(product))}">{escaped(name(product))}</span>'
         f"{buttons(product, (REMOVE,))}</li>"
@@ -189,7 +191,7 @@ def strip(products: Sequence[Product], label: str) -> str:
 
 
 def chips(choices: Iterable[tuple[str, str]], label: str) -> str:
-    """Buttons of the given (words, what is asked with them)."""
+    """Return buttons for the given (label, query)."""
     made = "".join(
         f'<button type="button" data-do="{ASK}" data-id="{escaped(asked)}" dir="auto">{escaped(words)}</button>'
         for words, asked in choices
@@ -198,37 +200,37 @@ def chips(choices: Iterable[tuple[str, str]], label: str) -> str:
 
 
 def heading(text: str) -> str:
-    """Takes the focus when its answer appears in another tab than the one the visitor was in."""
+    """Return a heading that can take the focus, for an answer that appears in another tab."""
     return f'<h2 dir="auto" tabindex="-1">{escaped(text)}</h2>'
 
 
 def note(text: str) -> str:
-    """What an answer says about itself; empty for nothing."""
+    """Return the note of an answer, empty if there is none."""
     return f'<p class="note">{lines(text)}</p>' if text else ""
 
 
 def alert(text: str) -> str:
-    """What was wrong with the question, read aloud at once."""
+    """Return what was wrong with the question; screen readers read it aloud at once."""
     return f'<p class="alert" role="alert">{lines(text)}</p>'
 
 
 def hint(text: str) -> str:
-    """What to do where there is nothing yet."""
+    """Return a hint on what to do while there is no answer yet."""
     return f'<p class="hint">{escaped(text)}</p>'
 
 
 def not_built(*messages: str) -> str:
-    """In place of the controls of a part that is not there."""
-    told = "".join(f"<pre>{escaped(message)}</pre>" for message in messages)
-    return f'<section class="not-built">{heading("Not built yet")}{told}</section>'
+    """Return what is shown in place of a part that is not built."""
+    shown = "".join(f"<pre>{escaped(message)}</pre>" for message in messages)
+    return f'<section class="not-built">{heading("Not built yet")}{shown}</section>'
 
 
 def folded(summary: str, texts: Iterable[str]) -> str:
-    """A list that opens when it is asked for."""
+    """Return a list that is folded until it is opened."""
     rows = "".join(f"<li>{escaped(text)}</li>" for text in texts)
     return f'<details class="folded"><summary>{escaped(summary)}</summary><ul>{rows}</ul></details>'
 
 
 def lines(text: str) -> str:
-    """Text of several lines, escaped."""
+    """Escape a text and keep its line breaks."""
     return escaped(text).replace("\n", "<br>")

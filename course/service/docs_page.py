@@ -1,4 +1,4 @@
-"""The page that documents the API and lets one try it: Swagger UI from an installed package, no network, no CDN."""
+"""Serve the page that documents the API and lets one try it: Swagger UI from an installed package, without a CDN."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Scripts and styles come from this service alone, as files."""
+"""Content policy: scripts and styles come from this service alone, as files."""
 ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 
-# Addresses without a leading slash work behind a proxy that puts a path before them as well.
+# Addresses without a leading slash also work behind a proxy that adds a path in front.
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -43,7 +43,7 @@ START = """SwaggerUIBundle({
 
 
 def install(api: FastAPI) -> None:
-    """Put the page at /docs."""
+    """Add the page to `api` at /docs."""
     folder = Path(str(files("fastapi_offline") / "static"))
     headers = {"Content-Security-Policy": POLICY}
 

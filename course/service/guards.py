@@ -1,11 +1,11 @@
-"""What stands before the service: who may ask, from where, how much they may send, and what a browser may do with it.
+"""Guard the service: who may ask, from where, how much they may send, and what a browser may do with the answer.
 
-Plain ASGI middlewares, around the API and the page alike. From the outside in:
+These are plain ASGI middlewares around both the API and the page. From the outside in:
 
 - `RequestLog` (`request_log`) and `SecurityHeaders`: on every answer, refusals included.
-- CORS: closed but for the origins that are given.
-- `BodyLimit` (`body_limit`; 413, 408, 503): before anything of a large body is stored, or too much of many.
-- `KnownSites` (421, 403): no other site's page may use a visitor's browser to reach a service that asks for no token.
+- CORS: closed except for the given origins.
+- `BodyLimit` (`body_limit`; 413, 408, 503): stops a large body, or too many together, before it is stored.
+- `KnownSites` (421, 403): without a token, no other site's page may reach the service through a visitor's browser.
 - `TokenCheck` (401): if there is a token.
 
 A refusal is `{"error": "<one sentence>"}`, as every error of the API is.
@@ -41,7 +41,7 @@ ORIGIN = re.compile(r"\*|https?://[^/\s]+")
 PAGE_POLICY = "; ".join(
     (
         "default-src 'self'",
-        # Gradio's pages start from scripts within the page, and its HTML component makes functions of its templates.
+        # Gradio has inline scripts in its pages, and its HTML component turns templates into functions.
         "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
@@ -55,13 +55,13 @@ PAGE_POLICY = "; ".join(
         "frame-ancestors 'self'",
     )
 ).encode()
-"""For HTML that brings no policy of its own: it may use this service, and no other host."""
+"""Policy for HTML without one of its own: it may use this service, and no other host."""
 DATA_POLICY = b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-"""For everything else, which is no page, whatever a browser is made to believe."""
+"""Policy for everything else, which is not a page, even if a browser is tricked into showing it as one."""
 
 
 def check(token: str | None, origins: Sequence[str] = ()) -> None:
-    """Raise CourseError for a token that no header can carry, and for an origin that no browser would send."""
+    """Raise CourseError for a token that a header cannot carry, and for an origin that no browser would send."""
     for origin in origins:
         if not ORIGIN.fullmatch(origin):
             raise CourseError(f"The origin {origin!r} is not written as https://shop.example, without a path or slash.")
@@ -70,19 +70,19 @@ def check(token: str | None, origins: Sequence[str] = ()) -> None:
 
 
 def install(app: FastAPI, *, token: str | None, origins: Sequence[str] = (), hosts: Sequence[str] = ()) -> None:
-    """Put the guards, and the log of requests, around all that `app` serves or mounts.
+    """Put the guards, and the log of requests, around everything that `app` serves or mounts.
 
-    token: what everything but GET /health asks for; None: nothing. origins: sites whose pages may use the API, as
-    browsers write them (`https://shop.example`), or "*". hosts: names of the service beside localhost, without ports;
-    only without a token do names matter. Raises as `check` does.
+    token: required by everything but GET /health; None: nothing is required. origins: sites whose pages may use the
+    API, as browsers write them (`https://shop.example`), or "*". hosts: names of the service besides localhost, without
+    ports; with a token, names are not checked. Raises as `check` does.
     """
     check(token, origins)
     if token is not None:
         app.add_middleware(TokenCheck, token=token)
     app.add_middleware(KnownSites, origins=origins, hosts=hosts, any_host=token is not None)
     app.add_middleware(BodyLimit)
-    # Also without origins, and under this very name: where Gradio finds no CORSMiddleware around it, it adds one of its
-    # own, which lets any site in that asks for a name other than localhost.
+    # Needed without origins too, and as this class: if Gradio finds no CORSMiddleware around it, it adds its own, which
+    # admits any site that asks by a name other than localhost.
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(origins),
@@ -95,8 +95,10 @@ def install(app: FastAPI, *, token: str | None, origins: Sequence[str] = (), hos
 
 
 class TokenCheck:
-    """Asks for a token: `Authorization: Bearer TOKEN`, or Basic with any name and the token as password, which a
-    browser asks its user for and then sends with everything on the page."""
+    """Require a token: `Authorization: Bearer TOKEN`, or Basic with any name and the token as the password.
+
+    A browser asks its user for the latter, and then sends it with every request of the page.
+    """
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self.app, self.token = app, token.encode()
@@ -111,14 +113,14 @@ class TokenCheck:
 
 
 class KnownSites:
-    """Refuses what other sites' pages make a visitor's browser send to a service that trusts whoever reaches it.
+    """Refuse what other sites' pages make a visitor's browser send to a service without a token.
 
-    - A page may let its own name point to any address that its visitor's browser reaches, 127.0.0.1 or one of the same
-      network, and then reads all answers as those of its own site (DNS rebinding). Who asks must therefore do so by an
-      address, which cannot be pointed elsewhere, as localhost, or by one of `hosts`. At which of its addresses the
-      service is reached does not matter: a container never sees the loopback address that it is published at.
-    - A page need not read the answer of an upload for its file to lie on this disk. What a browser marks as sent by
-      another site than the service's must come from one of `origins`, unless it only reads.
+    - A site can point its own name at any address that the visitor's browser reaches, such as 127.0.0.1, and then read
+      all answers as those of its own site (DNS rebinding). So requests must name the service by an IP address, which
+      cannot be pointed elsewhere, as localhost, or by one of `hosts`. Which of its addresses is used does not matter: a
+      container never sees the loopback address at which it is published.
+    - An upload lies on this disk even if the page cannot read its answer. So a request that a browser marks as sent by
+      another site must come from one of `origins`, unless it only reads.
     - There are no web sockets here, to which CORS would not apply.
     """
 
@@ -149,7 +151,7 @@ class KnownSites:
 
 
 class SecurityHeaders:
-    """Tells browsers what they may do with an answer. A policy that an answer brings itself stays as it is."""
+    """Tell browsers what they may do with an answer. An answer's own policy is kept."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -174,7 +176,7 @@ def _is_free(scope: Scope) -> bool:
 
 
 def _password(scope: Scope) -> bytes:
-    """What the request shows as its token; empty without one."""
+    """Return the token that the request carries; empty without one."""
     given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
     scheme, _, rest = given.partition(b" ")
     if scheme.lower() == b"bearer":
@@ -188,14 +190,14 @@ def _password(scope: Scope) -> bytes:
 
 
 def _name(host: str) -> str:
-    """The name in a Host header: without the port, a final dot and the brackets of an IPv6 address."""
+    """Return the name in a Host header, without port, final dot and the brackets of an IPv6 address."""
     found = re.fullmatch(r"(?:\[([^\]]*)\]|([^:\[\]]*))(?::\d*)?", host)
     return (found[1] or found[2] or "").lower().removesuffix(".") if found else ""
 
 
 @lru_cache(maxsize=256)
 def _cannot_be_rebound(name: str) -> bool:
-    """Whether no name server is asked for it: an IP address, or a name that browsers know as the loopback address."""
+    """Tell whether no name server resolves it: an IP address, or a name that browsers know as loopback."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:

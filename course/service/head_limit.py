@@ -1,7 +1,7 @@
-"""The limits on what comes before a body, which no middleware sees until it is over: the address and the headers.
+"""Limit the size and the time of a request's head, the address and the headers, which no middleware can.
 
-uvicorn's faster parser takes headers for as long as they come, and keeps them in memory (h11, the slower one, does
-not); and it waits for their end without end. `HeadLimit` is the faster one with both ends:
+A middleware sees a request only when its head is complete. uvicorn's faster parser accepts headers of any size (h11,
+the slower one, does not), and waits for their end without a limit. `HeadLimit` adds both limits to the faster one:
 ``uvicorn.Config(app, http=HeadLimit)``.
 """
 
@@ -12,18 +12,18 @@ from asyncio import BaseTransport, TimerHandle
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 LONGEST_HEAD = 2**16
-"""Bytes; a query of 2,000 characters in an address takes 18,000 at most."""
+"""Bytes; a query of 2,000 characters takes at most 18,000 in an address."""
 HEAD_SECONDS = 30.0
-"""For a head to arrive in."""
+"""Seconds in which a head must arrive."""
 REASON = "The head of the request is too large."
 
 
 class HeadLimit(HttpToolsProtocol):
-    """Answers 400 and hangs up when more than `LONGEST_HEAD` bytes came, and the last read, without a part of a body
-    among them: endless headers, before a body or, in a chunked one, behind it.
+    """Answer 400 and hang up after more than `LONGEST_HEAD` bytes (and the last read) without any part of a body.
 
-    Hangs up, too, on who connects and does not send a whole head within `seconds`, or begins another and does not end
-    it. On the silence between requests uvicorn has a limit of its own, which ends with the first byte.
+    That stops endless headers before a body, and endless trailers behind a chunked one. Also hang up on a client that
+    connects, or starts another request, and does not complete the head within `seconds`. For the silence between
+    requests uvicorn has a limit of its own, which ends with the first byte.
     """
 
     seconds = HEAD_SECONDS
@@ -48,7 +48,7 @@ class HeadLimit(HttpToolsProtocol):
             return
         if self.cycle is None or self.cycle.response_complete:
             self.send_400_response(REASON)
-        else:  # no second answer into the first
+        else:  # a second answer would end up inside the first
             self.transport.close()
 
     def on_headers_complete(self) -> None:

@@ -1,7 +1,7 @@
-"""The page: a shop to search, with everything that the chapters built, at "/" of the service.
+"""Build the page at "/" of the service: a shop to search, with everything that the chapters built.
 
-It asks the service in the server's own loop, as the API does, and asks nothing of any other host. A part that is not
-built says what to run.
+The page calls the service in the server's own event loop, as the API does, and contacts no other host. A part that is
+not built says what to run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from chapter03_multimodal.demo import import_gradio
+from common.demo import import_gradio
 from course.service import cards
 from course.service.answers import LARGEST_PICTURE
 from course.service.page_guard import HOUR, PageGuard
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from course.service.service import Service
 
 CLEAN_UP = 300
-"""Seconds between two looks for uploads that are old enough to go."""
+"""Seconds between two checks for uploads that are old enough to be deleted."""
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 FIXED_WIDTH_FONTS = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 STYLE = Path(__file__).with_name("page.css")
@@ -35,9 +35,9 @@ LENS = (
 
 
 def mount_page(app: FastAPI, service: Service) -> None:
-    """Add the page to `app`, at "/": after all other routes, which it would hide.
+    """Add the page to `app` at "/", after all other routes, which it would hide.
 
-    Uploads go to the folder that the environment variable GRADIO_TEMP_DIR names, which should be the service's alone.
+    Uploads go to the folder named by the environment variable GRADIO_TEMP_DIR; nothing else should use that folder.
     """
     gr = import_gradio()
     gr.mount_gradio_app(
@@ -58,7 +58,7 @@ def mount_page(app: FastAPI, service: Service) -> None:
 
 
 def build_page(service: Service) -> gradio.Blocks:
-    """The page, with a tab for everything that can be asked. Raises CourseError without gradio."""
+    """Build the page with its tabs. Raises CourseError without gradio."""
     gr = import_gradio()
     fetch_nothing()
     from course.service.page_look import LOOK_TAB, SIMILAR_TAB, look_tab, similar_tab
@@ -88,15 +88,15 @@ def build_page(service: Service) -> gradio.Blocks:
                 similar.listen(service, tabs, source)
             if look is not None:
                 look.listen(service, source)
-    # A value from a visitor may name a file, and gradio checks that it is an upload of theirs only once the page was
-    # launched, which a mounted one never is: it would copy any file that the server can read to where it can be had.
+    # A visitor's value may name a file. Gradio checks that it is one of their uploads only on a launched page, which a
+    # mounted page never is; it would copy any file that the server can read to where visitors can fetch it.
     page.has_launched = True
-    # The service batches what is asked together, so that nothing may wait for its turn here.
+    # The service batches concurrent questions itself, so they must not queue here.
     return page.queue(default_concurrency_limit=None)
 
 
 def fetch_nothing() -> None:
-    """Keep gradio, in this process, from fetching the addresses that a value from a visitor may name as its file."""
+    """Stop gradio, in this process, from fetching addresses that a visitor names as a file."""
     from gradio import Error, processing_utils
 
     async def refuse(*_: object, **__: object) -> None:
@@ -106,23 +106,23 @@ def fetch_nothing() -> None:
 
 
 def icon() -> str:
-    """The lens, for the browser's tab."""
+    """Return the lens as the icon of the browser's tab."""
     drawn = LENS.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"').replace("currentColor", "#1d7a5f")
     return f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{quote(drawn)}">'
 
 
 def masthead(service: Service) -> str:
-    """Above the tabs: what this is, and of which catalogue."""
+    """Return the heading above the tabs, with the catalogue's name and size."""
     info = service.index_info()
-    told = f"{info['products']:,} products of {info['source']}"
+    about = f"{info['products']:,} products of {info['source']}"
     return (
-        f'<header class="masthead"><h1>{LENS}<span>Product search</span></h1><p>{cards.escaped(told)}</p>'
+        f'<header class="masthead"><h1>{LENS}<span>Product search</span></h1><p>{cards.escaped(about)}</p>'
         '<nav aria-label="For applications"><a href="/docs">API</a></nav></header>'
     )
 
 
 def scoreboard_tab(service: Service) -> None:
-    """What every system reached, a metric at a time."""
+    """Fill the tab that shows what every system reached, one metric at a time."""
     import gradio as gr
 
     from course.service.page_tabs import PRIVATE, absent, still
@@ -139,7 +139,7 @@ def scoreboard_tab(service: Service) -> None:
 
 
 def map_frame(service: Service) -> str:
-    """The constellation, in a frame in which it can do nothing but run its own script."""
+    """Return the constellation in a frame that lets it do nothing but run its own script."""
     if CONSTELLATION in service.missing:
         return cards.not_built(service.missing[CONSTELLATION])
     return (

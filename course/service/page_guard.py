@@ -1,7 +1,7 @@
-"""The guard around the mounted page: what of gradio's addresses a page needs, and none of the others.
+"""Guard the mounted page: let through the gradio addresses that the page needs, and no others.
 
-gradio is made for more than a page: its addresses also call functions by name, save and load sessions, pass on what
-other hosts answer, and hand out files. A visitor has no use for those, and whoever else has is not one.
+Gradio offers more than a page: its addresses also call functions by name, save and load sessions, relay answers of
+other hosts, and hand out files. A visitor needs none of that.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ HOUR = 3600
 MOST_HELD = 10**9
 """Bytes of uploads that are kept at once."""
 LEAST_HELD = 2**16
-"""Bytes that a file counts at least, so that a great many small ones are as few as they are slow to count."""
+"""Bytes that a file counts as at least, which bounds the number of small files, and so the time to count them."""
 
 READ, WRITE = ("GET", "HEAD"), ("POST",)
 UPLOAD = "/gradio_api/upload"
 UNASKED = ("/", "/config")
-"""Of these, gradio would take a page's name and a saved session from the query."""
+"""Addresses whose query is dropped, because gradio would take a page's name and a saved session from it."""
 ADDRESSES = {
     **dict.fromkeys(UNASKED, READ),
     "/theme.css": READ,
@@ -44,22 +44,22 @@ ADDRESSES = {
 }
 FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")
 FILE = "/gradio_api/file="
-"""Followed by the path of an upload: a visitor's box shows what it was given."""
+"""Prefix of the path of an upload, which a visitor's box shows."""
 
 
 class PageGuard:
-    """Lets through what the page asks for; everything else is 404, or 405 where another method would do.
+    """Let through what the page needs; answer 404 to everything else, or 405 where another method is allowed.
 
-    page: gradio's application. uploads: the folder where it keeps uploads, for no other purpose. others: the routes
-    before the page, which takes what none of them takes entirely, so that it must say whose method was the wrong one.
-    Refusals are raised, for the application around the page to answer in its own words.
+    page: gradio's application. uploads: the folder in which it keeps uploads, and nothing else. others: the routes
+    before the page. A request with the wrong method for one of them arrives here, and is answered with the right ones.
+    Refusals are raised, for the application around the page to answer in its own format.
     """
 
     def __init__(self, page: ASGIApp, uploads: Path, others: Sequence[BaseRoute] = ()) -> None:
         self.page, self.uploads, self.others = page, uploads, others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # a web socket; there are none here
+        if scope["type"] != "http":  # a web socket, which nothing here uses
             await send({"type": "websocket.close", "code": 1008})
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
@@ -75,7 +75,7 @@ class PageGuard:
         await self._ask(scope, receive, send)
 
     def _methods(self, path: str) -> tuple[str, ...]:
-        """The methods that a path, decoded, may be asked with; none for what the page does not use."""
+        """Return the methods allowed on a decoded path; none for a path that the page does not use."""
         if path in ADDRESSES:
             return ADDRESSES[path]
         if path.startswith(FILE):
@@ -96,7 +96,7 @@ class PageGuard:
         raise HTTPException(404)
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Ask gradio. What it does not find, or take, it would say in a shape of its own."""
+        """Call gradio; raise its errors, which it would answer in a format of its own."""
         missed, in_our_words = 0, scope["method"] in READ or scope["path"].endswith(UPLOAD)
 
         async def seen(message: Message) -> None:
@@ -112,15 +112,15 @@ class PageGuard:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether it can only mean what it seems to: an absolute path without steps back, empty parts or NUL."""
+    """Tell whether a path is absolute, without "..", empty parts, backslashes and NUL."""
     return path.startswith("/") and not ({"", ".", ".."} & set(path.split("/")[1:])) and not set(path) & {"\\", "\0"}
 
 
 def held(uploads: Path) -> int:
-    """Bytes of the files in the folder of uploads, each counted as `LEAST_HELD` at least.
+    """Return the bytes of the files in the folder of uploads, each counted as at least `LEAST_HELD`.
 
-    gradio deletes by itself what the page was given. This deletes what it forgets, an hour later: files that came in a
-    field of another name, which it leaves beside the folders of the others, and folders that are empty.
+    Gradio deletes what the page was given. This deletes after an hour what it forgets: files from a form field of
+    another name, which it leaves beside the folders of the others, and empty folders.
     """
     total, old, top = 0, time.time() - HOUR, str(uploads)
     for place, _, names in os.walk(top, topdown=False):

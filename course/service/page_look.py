@@ -1,4 +1,4 @@
-"""The tabs that start from products of the shop: what is similar to one, and what completes a look."""
+"""Fill the tabs that start from products of the shop: what is similar to one, and what completes a look."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 SIMILAR_TAB, LOOK_TAB = "similar", "look"
 FOCUS = "() => requestAnimationFrame(() => {{ scrollTo(0, 0); document.querySelector('#{} h2')?.focus(); }})"
-"""The button that was pressed is gone with its tab; whoever goes by keyboard goes on from the answer's heading."""
+"""The pressed button disappears with its tab, so keyboard focus moves to the heading of the answer."""
 LOOK_HINT = "Add products with the button of any card, or choose some here; then complete the look."
 
 
 @dataclass(frozen=True)
 class Similar:
-    """The tab of similar products: the box with the product that is asked about, how many, and the answer."""
+    """The tab of similar products: the box of the product, the number of products, and the answer."""
 
     product: gr.Dropdown
     count: gr.Dropdown
     found: gr.HTML
 
     def listen(self, service: Service, tabs: gr.Tabs, source: gr.HTML) -> None:
-        """Answer the buttons of the cards in `source`."""
+        """Answer the Similar buttons of the cards in `source`."""
 
         async def show(count, event: gr.EventData):
             product_id = data_of(event)
@@ -51,10 +51,10 @@ class Look:
     shown: gr.HTML
 
     def listen(self, service: Service, source: gr.HTML) -> None:
-        """Take up what the buttons of the cards in `source` add."""
+        """Add products when the buttons of the cards in `source` are pressed."""
 
         def add(items, event: gr.EventData):
-            return changed(service, [*items, data_of(event)], tell=True)
+            return changed(service, [*items, data_of(event)], announce=True)
 
         source.add_item(
             add,
@@ -68,7 +68,7 @@ class Look:
 
 
 def chosen(service: Service, product_id: str) -> gr.Dropdown:
-    """The box with that product chosen, which need not have been offered; as it is for an unknown one."""
+    """Return the box with that product chosen, offered or not; unchanged for an unknown one."""
     try:
         title = cards.name(service.product(product_id))
     except UnknownProduct:
@@ -78,7 +78,7 @@ def chosen(service: Service, product_id: str) -> gr.Dropdown:
 
 @readable
 async def similar_to(service: Service, product_id: str, count: int) -> str:
-    """The product, and what is similar to it."""
+    """Show a product, and what is similar to it."""
     if not product_id:
         raise CourseError("Choose a product first.")
     offered = card_actions(service)
@@ -88,10 +88,10 @@ async def similar_to(service: Service, product_id: str, count: int) -> str:
     return cards.detail(product, own) + cards.answer(found, "Similar products", offered)
 
 
-def changed(service: Service, items: list[str], *, tell: bool = False) -> tuple:
-    """(the look, how it is shown, its tab with the number of products). All as it was for an unknown product.
+def changed(service: Service, items: list[str], *, announce: bool = False) -> tuple:
+    """Return the look, how it is shown, and its tab with the number of products; all unchanged for an unknown product.
 
-    tell: say on the page, wherever the visitor is, that the last product was added.
+    announce: say on the page, whichever tab is open, that the last product was added.
     """
     items = list(dict.fromkeys(items))
     try:
@@ -99,14 +99,14 @@ def changed(service: Service, items: list[str], *, tell: bool = False) -> tuple:
     except CourseError as error:
         gr.Warning(cards.lines(str(error)))
         return (gr.skip(),) * 3
-    if tell:
+    if announce:
         gr.Info(f"In the look: {cards.escaped(cards.name(products[-1]))}", duration=3, title="Added")
     shown = cards.strip(products, "Your look") if products else cards.hint(LOOK_HINT)
     return items, shown, gr.Tab(label=f"Look ({len(items)})" if items else "Look")
 
 
 def similar_tab(service: Service) -> tuple[Similar | None, list[gr.HTML]]:
-    """A product of the shop, and what is similar in text and picture."""
+    """Fill the tab that shows what is similar to a product of the shop in text and picture."""
     if absent(service, SIMILAR):
         return None, []
     with gr.Row(elem_classes="options"):
@@ -130,7 +130,7 @@ def similar_tab(service: Service) -> tuple[Similar | None, list[gr.HTML]]:
 
 
 def look_tab(service: Service, tab: gr.Tab) -> tuple[Look | None, list[gr.HTML]]:
-    """Some products, and what goes with all of them."""
+    """Fill the tab that shows what goes with all of some products."""
     if absent(service, LOOK):
         return None, []
     items = gr.State([])

@@ -1,14 +1,14 @@
-"""The tabs in which something is asked: search, search by picture, and categories.
+"""Fill the tabs that ask a question: search, search by picture, and categories.
 
-Each is a function that fills its tab, and returns the parts of the page that show products: `page` listens to their
-buttons. Imports gradio: see `page`, which says what to install.
+Each function fills one tab and returns the parts of the page that show products, whose buttons `page` listens to. This
+module imports gradio; `page` reports what to install if it is missing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,41 +24,41 @@ if TYPE_CHECKING:
     from course.service.service import Service
 
 PARTS = {PICTURE, CATEGORY, SIMILAR, LOOK, RANKING, SCOREBOARD, CONSTELLATION}
-"""Keys of `Service.missing` that are not names of systems."""
+"""Keys of `Service.missing` that are not systems."""
 SCRIPT = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
 COUNTS = [6, 12, 24, 48]
 SHOWN = 12
 MOST_EXAMPLES = 8
 ANY = ("any", "")
 PRIVATE = "private"
-"""Of gradio's endpoints: they belong to the page; applications use the API."""
+"""Visibility of gradio's endpoints: they belong to the page; applications use the API."""
 
 
 def shelf(value: str = "", **options: object) -> gr.HTML:
-    """A part of the page that shows cards or chips. Its events: similar, add_item, remove_item, ask."""
+    """Make a part of the page that shows cards or chips. Its events: similar, add_item, remove_item, ask."""
     return gr.HTML(value, js_on_load=SCRIPT, apply_default_css=False, **options)
 
 
 def still(value: str = "") -> gr.HTML:
-    """A part of the page without buttons."""
+    """Make a part of the page without buttons."""
     return gr.HTML(value, js_on_load=None, apply_default_css=False)
 
 
 def absent(service: Service, part: str) -> bool:
-    """Whether the part is not built; its tab then says what to run."""
+    """Tell whether the part is not built; its tab then says what to run."""
     if part in service.missing:
         still(cards.not_built(service.missing[part]))
     return part in service.missing
 
 
 def card_actions(service: Service) -> tuple[str, ...]:
-    """What the buttons of a product can do, of what is built."""
+    """Return what the buttons of a product can do with the parts that are built."""
     offered = {cards.SIMILAR: SIMILAR, cards.ADD: LOOK}
     return tuple(action for action, part in offered.items() if part not in service.missing)
 
 
 def readable(answer: Callable[..., Awaitable[str]]) -> Callable[..., Awaitable[str]]:
-    """The function, with what a visitor can put right said where the answer would stand."""
+    """Wrap a function so that its CourseErrors appear in place of the answer."""
 
     @wraps(answer)
     async def asked(*values: object) -> str:
@@ -71,23 +71,17 @@ def readable(answer: Callable[..., Awaitable[str]]) -> Callable[..., Awaitable[s
 
 
 def data_of(event: gr.EventData) -> str:
-    """The product id, or the words, of the button that was pressed; empty for an event that no button of ours made."""
+    """Return the product id or the words of the pressed button; empty for an event from elsewhere."""
     return str(event._data.get("id", "")) if isinstance(event._data, dict) else ""
 
 
 def count_box() -> gr.Dropdown:
-    """How many products are asked for."""
+    """Make the box for the number of products."""
     return gr.Dropdown(COUNTS, value=SHOWN, label="Products", min_width=90, filterable=False)
 
 
-def levels(paths: Iterable[str]) -> list[str]:
-    """Every path and every start of one, sorted."""
-    parts = (path.split(" > ") for path in paths)
-    return sorted({" > ".join(path[:depth]) for path in parts for depth in range(1, len(path) + 1)})
-
-
 def search_tab(service: Service) -> list[gr.HTML]:
-    """One box, a switch of systems, two of them side by side, filters."""
+    """Fill the search tab: one box, a choice of systems, two of them side by side, filters."""
     if not service.systems:
         still(cards.not_built(*dict.fromkeys(service.missing.values())))
         return []
@@ -133,7 +127,7 @@ def search_tab(service: Service) -> list[gr.HTML]:
         is_new = asked != last and (asked[0] or "").strip()
         return await search(*asked) if is_new else (gr.skip(), gr.skip())
 
-    last = gr.State(None)  # what is shown answers this: whoever leaves a field as it was asks nothing anew
+    last = gr.State(None)  # the question that is answered on the page: leaving a field unchanged does not ask again
     inputs, outputs = [query, system, both, other, count, *filters], [found, last]
     both.input(lambda on: gr.Dropdown(visible=on), both, other, api_visibility=PRIVATE, show_progress="hidden")
     gr.on([button.click, query.submit], search, inputs, outputs, api_visibility=PRIVATE)
@@ -147,10 +141,10 @@ def search_tab(service: Service) -> list[gr.HTML]:
 
 
 def _chosen(category, brand, colour, low, high) -> Filters:
-    """The filters, with prices that can be meant."""
+    """Return the filters; raises CourseError for prices that make no sense."""
     low, high = _price("from", low), _price("to", high)
     if low is not None and high is not None and low > high:
-        raise CourseError(f"Price from, {low:g}, is above price to, {high:g}; exchange them.")
+        raise CourseError(f"Price from, {low:g}, is above price to, {high:g}; swap them.")
     return Filters(category, brand, colour, low, high)
 
 
@@ -165,25 +159,25 @@ def _price(label: str, written: str | None) -> float | None:
 
 
 def _filters(service: Service) -> list[gr.components.Component]:
-    """In the order of the fields of `Filters`."""
+    """Make the boxes of the filters, in the order of the fields of `Filters`."""
     with gr.Accordion("Filters", open=False, elem_id="filters"), gr.Row():
         return [
             *(
                 gr.Dropdown([ANY, *((one, one) for one in choices)], value="", label=label, min_width=150)
                 for label, choices in (
-                    ("Category", levels(service.category_paths)),
+                    ("Category", service.filter_categories),
                     ("Brand", service.brands),
                     ("Colour", service.colours),
                 )
             ),
-            # No gr.Number: an empty one turns to 0 when the filters are unfolded.
+            # Not gr.Number: when the filters are unfolded, an empty one becomes 0.
             gr.Textbox("", label="Price from", max_length=20, min_width=110),
             gr.Textbox("", label="Price to", max_length=20, min_width=110),
         ]
 
 
 def picture_tab(service: Service) -> list[gr.HTML]:
-    """Upload or paste a picture: its likeliest categories, and what looks like it."""
+    """Fill the tab that takes a picture and shows its likeliest categories and the products that look like it."""
     if absent(service, PICTURE):
         return []
     with gr.Row(elem_classes="picture-and-answer"):
@@ -210,15 +204,15 @@ def picture_tab(service: Service) -> list[gr.HTML]:
 
 
 def picture_box(label: str) -> gr.Image:
-    """Takes a file or what is pasted, and passes on where it lies; the service decides whether it is a picture."""
+    """Make a box that takes a file or a pasted picture and passes on its path; the service checks it."""
     box = gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard"], label=label, height=260)
-    # gradio would open the file, and answer in words of its own where it cannot.
+    # Gradio would open the file itself, and report errors in its own words.
     box.preprocess = lambda payload: payload and payload.path
     return box
 
 
 def categories_tab(service: Service) -> list[gr.HTML]:
-    """A product typed and pictured by the visitor: which category is it?"""
+    """Fill the tab that ranks the categories of a visitor's product."""
     if absent(service, RANKING):
         return []
     with gr.Row(elem_classes="picture-and-answer"):

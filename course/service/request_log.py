@@ -1,8 +1,8 @@
-"""One line of JSON for every request, and for everything else that is logged, on standard error.
+"""Log every request, and everything else, as one line of JSON on standard error.
 
 A line is ASCII with all control characters escaped, so that nothing in an address or a header can forge a second line
-or steer a terminal. Of a request it holds where it went and how it ended. What was asked is not logged: no query
-string, no body, no credentials; and of an address that has a route the route (`/products/{product_id}`), not its parts.
+or control a terminal. It says where a request went and how it ended, but not what was asked: no query string, no body,
+no credentials, and for an address with a route only the route (`/products/{product_id}`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 HEADER = b"x-request-id"
 VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 LONGEST_PATH, LONGEST_METHOD, LONGEST_CLIENT = 200, 20, 64
-"""Characters of an address that has no route, of a method and of a client's address, which anybody may make up."""
+"""Characters that are logged of an address without a route, a method and a client's address: anyone can invent them."""
 
 log = logging.getLogger(__name__)
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 class RequestLog:
-    """ASGI middleware, the outermost one: logs each request when its answer ended.
+    """Log each request when its answer has ended. This ASGI middleware is the outermost one.
 
-    `client` is who connected. If that was this machine, uvicorn takes it for a proxy and puts what its X-Forwarded-For
-    claims in the place.
+    `client` is the address that connected. If that is this machine, uvicorn takes it for a proxy, and `client` is what
+    its X-Forwarded-For claims.
 
     The request's id is that of a valid `X-Request-ID`, else a new one. It is in the answer's header, in
     ``scope["state"]["request_id"]``, and in every line that is logged while the request is answered.
@@ -46,11 +46,11 @@ class RequestLog:
             await self.app(scope, receive, send)
             return
         started, path = perf_counter(), scope["path"]
-        status: int | None = None  # stays so if the client leaves before there is an answer
+        status: int | None = None  # stays None if the client leaves before there is an answer
         sent = 0
         request_id = _id_of(scope["headers"])
         scope.setdefault("state", {})["request_id"] = request_id
-        _request_id.set(request_id)  # and left: the server still logs how it ended, in a task of the request's own
+        _request_id.set(request_id)  # not reset: the server logs the end of the request later, in the same task
 
         async def counted(message: Message) -> None:
             nonlocal status, sent
@@ -81,10 +81,10 @@ class RequestLog:
 
 
 class JsonLines(logging.Formatter):
-    """Formats a record as one line of JSON."""
+    """Format a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """time (UTC), level, logger, and the request's fields or else the message, its request's id, its traceback."""
+        """Return time (UTC), level, logger, and the request's fields or the message with request id and traceback."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -101,10 +101,10 @@ class JsonLines(logging.Formatter):
 
 
 def configure_logging() -> None:
-    """Send all logs, and warnings, to standard error as JSON: requests and the server's news, of others only warnings.
+    """Send all logs and Python warnings to standard error as JSON; of other packages, only warnings and errors.
 
-    Takes the place of whatever was configured. Run uvicorn with ``log_config=None``, or it configures its own logs
-    again; its access log, in which queries would stand, is off.
+    This replaces any earlier configuration. Run uvicorn with ``log_config=None``, or it configures its own logs again.
+    Its access log is off, because it would contain queries.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
@@ -124,7 +124,7 @@ def _id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 def _route(scope: Scope) -> str:
-    """The route's template, behind what it is mounted at; empty without one."""
+    """Return the route's template with the prefix it is mounted at; empty without a route."""
     route = scope.get("route")
     path = "" if isinstance(route, Mount) else getattr(route, "path", "")
     return path and scope.get("root_path", "") + path

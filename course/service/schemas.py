@@ -1,7 +1,7 @@
-"""What the API takes and gives, as it is documented and checked, and how answers become JSON.
+"""Define what the API accepts and answers, as it is documented and checked, and write answers as JSON.
 
-Answers are written by `render` from plain values: nothing checks them at run time, a test holds them to these schemas.
-What comes in is checked: unknown fields, control characters and numbers out of range are refused.
+Input is checked: unknown fields, control characters and numbers out of range are refused. Answers are not checked at
+run time: `render` writes them from plain values, and a test holds them to these schemas.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from urllib.parse import quote
 from fastapi import File, Form, Path, Query, UploadFile
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from common.search import COSINE
 from course.service import answers
 from course.service.answers import LARGEST_PICTURE, LONGEST_QUERY, MOST_CATEGORIES, MOST_HITS
 from course.service.service import LEAST_SIDE, LONGEST_TEXT, MOST_CONTEXT, SIDES
@@ -21,7 +22,7 @@ LONGEST_ID, LONGEST_NAME = 200, 500
 MOST_CANDIDATES, LARGEST_POOL = 500, 10 * MOST_HITS
 
 _PLAIN = r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
-"""Any character but those that control something: a tab and the two that end a line may stand in a text."""
+"""Any character but control characters, of which tab, line feed and carriage return are allowed."""
 ANY_TEXT = rf"^{_PLAIN}*$"
 SOME_TEXT = rf"^{_PLAIN}*[^\s\x00-\x1f\x7f-\x9f]{_PLAIN}*$"
 SOME_IDS = rf"^{_PLAIN}*[^,\s\x00-\x1f\x7f-\x9f]{_PLAIN}*$"
@@ -36,13 +37,13 @@ ItemId = Annotated[
     str,
     Query(pattern=SOME_TEXT, max_length=LONGEST_ID, description="The product to start from.", examples=["P00012"]),
 ]
-Count = Annotated[int, Query(ge=1, le=MOST_HITS, description="So many products at most.")]
+Count = Annotated[int, Query(ge=1, le=MOST_HITS, description="Largest number of products to return.")]
 Side = Annotated[
     int,
     Query(
         ge=LEAST_SIDE,
         le=SIDES[-1],
-        description="Pixels that the longer side has at least; a smaller picture stays small.",
+        description="Pixels that the longer side has at least; a smaller picture is not enlarged.",
     ),
 ]
 ContextIds = Annotated[
@@ -50,25 +51,27 @@ ContextIds = Annotated[
     Query(
         min_length=1,
         max_length=MOST_CONTEXT,
-        description=f"The products that are there already, at most {MOST_CONTEXT}: repeated, or with commas between.",
+        description=f"The products of the look so far, at most {MOST_CONTEXT}: repeated, or separated by commas.",
         examples=[["P00012", "P00044"]],
     ),
 ]
 GapCategory = Annotated[
     Name | None,
-    Query(description="What is missing: a category path or the start of one. Default: anything.", examples=["Home"]),
+    Query(description="What is missing: a category path or its first levels. Default: anything.", examples=["Home"]),
 ]
-Pool = Annotated[int, Query(ge=1, le=LARGEST_POOL, description="So many candidates are scored; at least k.")]
+Pool = Annotated[int, Query(ge=1, le=LARGEST_POOL, description="Number of candidates that are scored; at least k.")]
 UseMMR = Annotated[bool, Query(description="Choose products that also differ from each other.")]
 Lambda = Annotated[
-    float, Query(ge=0, le=1, description="Weight of suiting against differing: 1 is suiting alone, 0 differing alone.")
+    float, Query(ge=0, le=1, description="Weight of relevance against variety: 1 is relevance alone, 0 variety alone.")
 ]
 
-FormCount = Annotated[int, Form(ge=1, le=MOST_HITS, description="So many products at most.")]
-CategoryCount = Annotated[int, Form(ge=1, le=MOST_CATEGORIES, description="So many category paths at most.")]
+FormCount = Annotated[int, Form(ge=1, le=MOST_HITS, description="Largest number of products to return.")]
+CategoryCount = Annotated[
+    int, Form(ge=1, le=MOST_CATEGORIES, description="Largest number of category paths to return.")
+]
 _A_PICTURE = File(
-    description=f"A picture of at most {LARGEST_PICTURE // 2**20} MB, not animated. Its bytes count, not what it is "
-    "said to be."
+    description=f"A picture of at most {LARGEST_PICTURE // 2**20} MB, not animated. Its type is read from its bytes, "
+    "not from its Content-Type."
 )
 Picture = Annotated[UploadFile, _A_PICTURE]
 PictureIfAny = Annotated[UploadFile | None, _A_PICTURE]
@@ -81,7 +84,7 @@ Candidates = Annotated[
     list[Name],
     Form(
         max_length=MOST_CANDIDATES,
-        description="Category paths to rank, repeated, each once; none ranks all that are known.",
+        description="Category paths to rank, repeated, each different; without any, all known ones are ranked.",
         json_schema_extra={"uniqueItems": True},
         examples=[["Toys > Baby", "Home > Rugs"]],
     ),
@@ -89,13 +92,13 @@ Candidates = Annotated[
 
 
 class Strict(BaseModel):
-    """Refuses what it does not know, and takes no text for a number."""
+    """Refuse unknown fields, and texts in place of numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 def _whole(number: object) -> object:
-    """5.0 as 5: JSON has one kind of number."""
+    """Turn 5.0 into 5, because JSON has only one kind of number."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
@@ -107,15 +110,17 @@ def _in_order(filters: Filters) -> Filters:
 
 
 class Filters(Strict):
-    """Which products may be found; what is left out does not filter."""
+    """Conditions on the products that may be found; a field that is left out does not filter."""
 
     category: Name | None = Field(
-        None, description='A category path or the start of one, level by level: "Home" holds "Home > Rugs".'
+        None, description='A category path or its first levels: "Home" includes "Home > Rugs".'
     )
-    brand: Name | None = Field(None, description="Exactly this brand, but for case.")
-    colour: Name | None = Field(None, description="Exactly this colour, but for case.")
-    price_min: Price | None = Field(None, description="The lowest price, included. Products without one do not fit.")
-    price_max: Price | None = Field(None, description="The highest price, included; at least price_min.")
+    brand: Name | None = Field(None, description="This brand, ignoring case.")
+    colour: Name | None = Field(None, description="This colour, ignoring case.")
+    price_min: Price | None = Field(
+        None, description="The lowest price, inclusive. Products without a price do not fit."
+    )
+    price_max: Price | None = Field(None, description="The highest price, inclusive; at least price_min.")
 
 
 class SearchQuestion(Strict):
@@ -127,21 +132,23 @@ class SearchQuestion(Strict):
     query: Annotated[str, StringConstraints(pattern=SOME_TEXT, max_length=LONGEST_QUERY)] = Field(
         description="What a shopper would type."
     )
-    k: Annotated[int, BeforeValidator(_whole)] = Field(10, ge=1, le=MOST_HITS, description="So many products at most.")
+    k: Annotated[int, BeforeValidator(_whole)] = Field(
+        10, ge=1, le=MOST_HITS, description="Largest number of products to return."
+    )
     system: Name | None = Field(
-        None, description="Who searches, of `/index-info`. Default: the strongest that is built."
+        None, description="The system that searches, one of `/index-info`. Default: the strongest that is built."
     )
     filters: Annotated[Filters, AfterValidator(_in_order)] = Filters()
 
 
 class Error(BaseModel):
-    """What every error answers."""
+    """The answer of every error."""
 
     error: str = Field(description="What is wrong, in words.", examples=["k: must be at most 100."])
 
 
 class Product(BaseModel):
-    """A product; what is not known of it is null."""
+    """A product; unknown fields are null."""
 
     product_id: str = Field(examples=["P00012"])
     title: str | None = Field(examples=["Green wool rug"])
@@ -151,7 +158,7 @@ class Product(BaseModel):
     material: str | None
     price: float | None = Field(description="In the catalogue's currency.", examples=[89.0])
     category_path: str | None = Field(description="From the widest to the narrowest.", examples=["Home > Rugs"])
-    attributes: dict[str, Any] = Field(description="What else the catalogue says, by name.")
+    attributes: dict[str, Any] = Field(description="Further attributes in the catalogue, by name.")
     image: str | None = Field(description="Address of its picture on this service.", examples=["/images/P00012"])
 
 
@@ -161,7 +168,7 @@ class Hit(BaseModel):
     rank: int = Field(ge=1, description="1 is the best.")
     score: float = Field(
         description="Higher is better. `score_means` beside the hits says what it measures; scores of different "
-        "systems do not compare."
+        "systems cannot be compared."
     )
     product: Product
 
@@ -170,17 +177,17 @@ class SearchAnswer(BaseModel):
     """What was found."""
 
     hits: list[Hit] = Field(description="The best first.")
-    system: str = Field(description="Who found them.", examples=["BM25"])
-    score_means: str = Field(description="What the scores measure.", examples=[answers.COSINE])
-    note: str = Field(description="Why there are fewer hits than were asked for, or none; else empty.", examples=[""])
+    system: str = Field(description="The system that found them.", examples=["BM25"])
+    score_means: str = Field(description="What the scores measure.", examples=[COSINE])
+    note: str = Field(description="Why there are fewer hits than were asked for; else empty.", examples=[""])
 
 
 class LookAnswer(SearchAnswer):
     """What goes with the context."""
 
     hits: list[Hit] = Field(
-        description="In the order of choice, which with `use_mmr` is not that of the scores: a product may come first "
-        "because it differs from those chosen before."
+        description="In the order of choice, which with `use_mmr` is not that of the scores: a product may come "
+        "earlier because it differs from those chosen before."
     )
 
 
@@ -204,36 +211,36 @@ class CategoryAnswer(BaseModel):
     """Where a product belongs."""
 
     ranking: list[CategoryChance] = Field(description="The likeliest first.")
-    note: str = Field(description="Why not to believe the first; else empty.", examples=[""])
+    note: str = Field(description="Why not to trust the first; else empty.", examples=[""])
     text_share: float = Field(
-        description="How much of the product's vector is its text's; the rest is its picture's; 0 to 1."
+        description="The share of the text in the product's vector, 0 to 1; the rest is the picture's."
     )
-    neighbours: list[Hit] = Field(description=f"The nearest products of the catalogue. Score: {answers.COSINE}.")
+    neighbours: list[Hit] = Field(description=f"The nearest products of the catalogue. Score: {COSINE}.")
 
 
 class Cache(BaseModel):
-    """How often a text had been encoded before, of which the vectors are remembered."""
+    """How often the vector of a text was in memory, and how often it was not."""
 
     hits: int
     misses: int
 
 
 class Health(BaseModel):
-    """That the service answers, and how busy it is."""
+    """State of the service: it answers, and how busy it is."""
 
     status: str = Field(examples=["ok"])
     source: str = Field(description="The catalogue.", examples=["pocket_shop"])
     products: int
-    systems: int = Field(description="How many can search.")
-    waiting: int = Field(description="Questions that wait for an answer now.")
+    systems: int = Field(description="Number of systems that can search.")
+    waiting: int = Field(description="Questions that are waiting for an answer.")
     searches: int = Field(description="Searches by text since the start.")
-    batches: int = Field(description="Batches that they were answered in.")
+    batches: int = Field(description="Batches in which they were answered.")
     largest_batch: int = Field(description="Questions in the largest of them.")
     embedding_cache: Cache
 
 
 class SystemInfo(BaseModel):
-    """One that can search."""
+    """A system that can search."""
 
     name: str = Field(examples=["BM25"])
     chapter: str = Field(examples=["chapter01_baseline"])
@@ -248,8 +255,8 @@ class IndexInfo(BaseModel):
     profile: str = Field(examples=["pocket"])
     products: int
     systems: list[SystemInfo] = Field(description="The strongest last.")
-    runs: dict[str, str] = Field(description="Which run of each step is served: step to run.")
-    missing: dict[str, str] = Field(description="What is not built, each with the command that builds it.")
+    runs: dict[str, str] = Field(description="The run of each step that is served.")
+    missing: dict[str, str] = Field(description="Parts that are not built, each with the command that builds it.")
 
 
 class ScoreboardRow(BaseModel):
@@ -258,13 +265,13 @@ class ScoreboardRow(BaseModel):
     chapter: str
     system: str
     source: str
-    split: str = Field(description="Which queries.", examples=["test"])
+    split: str = Field(description="The split of the queries.", examples=["test"])
     metric: str = Field(examples=["nDCG@10"])
     value: float | None
     ci_low: float | None = Field(description="Start of the 95% interval.")
     ci_high: float | None = Field(description="Its end.")
     n_queries: int
-    seconds: float | None = Field(description="That the search of all queries took.")
+    seconds: float | None = Field(description="Time to search for all queries.")
 
 
 class Scoreboard(BaseModel):
@@ -274,7 +281,7 @@ class Scoreboard(BaseModel):
 
 
 def render(value: Any) -> bytes:
-    """JSON, in ASCII: what a catalogue holds cannot break it. Raises ValueError for nan and infinity."""
+    """Write JSON in ASCII, which no text of a catalogue can break. Raises ValueError for nan and infinity."""
     return _ENCODER.encode(value).encode("ascii")
 
 
@@ -282,7 +289,7 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def product(found: answers.Product) -> dict[str, Any]:
-    """As `Product`."""
+    """Convert to the form of `Product`."""
     return {
         "product_id": found.product_id,
         "title": found.title,
@@ -298,22 +305,22 @@ def product(found: answers.Product) -> dict[str, Any]:
 
 
 def hits(found: list[answers.Hit]) -> list[dict[str, Any]]:
-    """As `Hit`, in the order given."""
+    """Convert to the form of `Hit`, in the given order."""
     return [{"rank": hit.rank, "score": hit.score, "product": product(hit.product)} for hit in found]
 
 
 def answer(found: answers.Answer) -> dict[str, Any]:
-    """As `SearchAnswer`."""
+    """Convert to the form of `SearchAnswer`."""
     return {"hits": hits(found.hits), "system": found.system, "score_means": found.score_means, "note": found.note}
 
 
 def picture_answer(found: answers.PictureAnswer) -> dict[str, Any]:
-    """As `PictureAnswer`."""
+    """Convert to the form of `PictureAnswer`."""
     return answer(found) | {"categories": _chances(found.categories), "category_note": found.category_note}
 
 
 def category_answer(found: answers.CategoryAnswer) -> dict[str, Any]:
-    """As `CategoryAnswer`."""
+    """Convert to the form of `CategoryAnswer`."""
     return {
         "ranking": _chances(found.ranking),
         "note": found.note,

@@ -1,4 +1,4 @@
-"""The scoreboard as HTML: a picture of every system's figure with its interval, and the same as a table."""
+"""Write the scoreboard as HTML: a chart of every system's figure with its interval, and the same as a table."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 SMALLEST_AXIS = 0.1
 KNOWN_CHAPTERS = 4
-"""Chapters that have a colour of their own in page.css."""
+"""Number of chapters that have a colour in page.css."""
 HEADERS = ("Chapter", "System", "Value", "95% interval", "Queries", "Seconds")
 
 
 def metrics(board: pd.DataFrame) -> list[str]:
-    """The metrics of the board, in its order; the first is the headline."""
+    """Return the metrics of the board, in its order; the first is the headline."""
     return list(dict.fromkeys(board["metric"]))
 
 
 def chart_and_table(board: pd.DataFrame, metric: str) -> str:
-    """All systems that have the metric, in the order of `board`, which has the columns of the scoreboard."""
+    """Return chart and table of all systems with that metric, in the order of `board` (a scoreboard)."""
     rows = board[board["metric"] == metric].dropna(subset=["value"])
     return "".join(
         f'<section class="board">{_chart(group, metric, f"{source}, {split} queries")}{_table(group, metric)}</section>'
@@ -31,13 +31,15 @@ def chart_and_table(board: pd.DataFrame, metric: str) -> str:
 
 
 def chapter_name(chapter: str) -> str:
-    """ "chapter02_two_tower" as "2, two tower"."""
+    """Turn "chapter02_two_tower" into "2, two tower"."""
     number, _, name = chapter.removeprefix("chapter").partition("_")
     return f"{number.lstrip('0')}, {name.replace('_', ' ')}" if name else chapter
 
 
 def _chart(rows: pd.DataFrame, metric: str, where: str) -> str:
-    highest = max(rows["value"].max(), rows["ci_high"].max(), SMALLEST_AXIS)  # no interval: nan, which never wins
+    highest = max(
+        rows["value"].max(), rows["ci_high"].max(), SMALLEST_AXIS
+    )  # without an interval it is NaN, which never wins
     step = 0.1 if highest <= 0.5 else 0.2
     steps = ceil(highest / step - 1e-9)
     scale = 100 / (steps * step)
@@ -60,10 +62,10 @@ def _chart(rows: pd.DataFrame, metric: str, where: str) -> str:
         f'<span class="c{min(number, KNOWN_CHAPTERS)}"><i></i>chapter {escaped(chapter_name(chapter))}</span>'
         for chapter, number in numbers.items()
     )
-    told = escaped(f"{metric} on {where}: dots with their 95% intervals; the table below has the figures")
+    label = escaped(f"{metric} on {where}: dots with their 95% intervals; the table below has the figures")
     return (
         f'<h2>{escaped(metric)} <small>{escaped(where)}</small></h2><div class="key" aria-hidden="true">{legend}</div>'
-        f'<div class="chart" role="img" aria-label="{told}" style="--step:{100 / steps:.4f}%">{"".join(lines)}'
+        f'<div class="chart" role="img" aria-label="{label}" style="--step:{100 / steps:.4f}%">{"".join(lines)}'
         f'<div class="line axis"><span></span><span class="ticks">{ticks}</span><span></span></div></div>'
     )
 

@@ -1,8 +1,8 @@
-"""The whole course behind one object: questions from many callers at once in, answers out.
+"""Answer questions from many callers at once, with everything that the course has built.
 
-Everything that a searcher or a model does happens in one thread: models use all cores by themselves, and two at once
-only get in each other's way. Searches by text and by picture are answered in batches (`course.service.batching`);
-similar products and looks, which take a few milliseconds and encode nothing, and categories, one after the other.
+All searchers and models run in one thread: a model uses all cores by itself, and two at once slow each other down.
+Searches by text and by picture are answered in batches (`course.service.batching`). Similar products, looks and
+categories are answered one after the other; the first two take a few milliseconds and encode nothing.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import pandas as pd
 from PIL import Image
 
 from common.catalogue.images import UnusableImage, open_image
+from common.category_path import SEPARATOR
 from common.errors import CourseError
-from common.search import check_k
+from common.search import COSINE, check_k
 from common.shared_encoders import SharedEncoders
 from course.service.answers import (
-    COSINE,
     LONGEST_QUERY,
     MOST_CATEGORIES,
     MOST_HITS,
@@ -50,19 +50,19 @@ from course.service.shop import (
     SCOREBOARD,
     SIMILAR,
     Shop,
+    every_level,
     products_of,
-    score_means,
 )
 from course.service.uploads import open_upload
 
 LONGEST_TEXT = 20_000
-"""Characters of a product's title or description: chapter 4's limit, whose module would load torch for it."""
+"""Characters of a product's title or description: chapter 4's limit, repeated here because its module loads torch."""
 MOST_CONTEXT = 50
 SIDES = (96, 192, 384, 768, 1024)
-"""Pixels of the thumbnails that are made; of what is asked for, the next larger one."""
+"""Pixels of the thumbnails that are made; a request gets the next larger size."""
 LEAST_SIDE = 32
 MOST_PICTURES = 64
-"""Uploads that wait to be searched by, opened, at most: each takes a few megabytes."""
+"""Opened uploads that may wait for their search; each takes a few megabytes."""
 EXAMPLES = 6
 
 Part = TypeVar("Part")
@@ -71,7 +71,7 @@ Found = list[tuple[str, float]]
 
 @dataclass(frozen=True)
 class TextQuestion:
-    """One text search, checked."""
+    """A text search whose arguments were checked."""
 
     query: str
     system: str
@@ -80,8 +80,11 @@ class TextQuestion:
 
 
 class Service:
-    """What the API and the page ask. encoders: of the shop's loading, for its statistics. max_batch: questions that
-    are encoded together at most; 1 answers them one by one."""
+    """Answer the API and the page.
+
+    encoders: those that were loaded with the shop, for their statistics. max_batch: largest number of questions that
+    are encoded together; 1 answers them one by one.
+    """
 
     def __init__(self, shop: Shop, encoders: SharedEncoders, *, max_batch: int = 64) -> None:
         self.shop, self.missing, self._encoders = shop, shop.missing, encoders
@@ -91,11 +94,13 @@ class Service:
         batched = partial(MicroBatcher, executor=self._thread, max_batch=max_batch)
         self._texts = batched(self._search, key=lambda asked: (asked.system, asked.filters))
         self._pictures = batched(self._search_pictures, key=lambda asked: None, max_waiting=MOST_PICTURES)
-        self._uploads = ThreadPoolExecutor(1, thread_name_prefix="uploads")  # one at a time: see `uploads`
+        self._uploads = ThreadPoolExecutor(
+            1, thread_name_prefix="uploads"
+        )  # one at a time: see `course.service.uploads`
         self._others = MicroBatcher(_call_each, executor=self._thread, key=lambda call: None, max_batch=1)
         self._allowed = lru_cache(32)(partial(allowed_ids, shop.catalogue.products))
         self._thumbnail = lru_cache(1_000)(self._make_thumbnail)
-        self.category_paths = _sorted(shop.catalogue.products["category_path"])
+        self.filter_categories = every_level(shop.catalogue.products["category_path"].dropna())
         self.brands = _sorted(shop.catalogue.products["brand"])
         self.colours = _sorted(shop.catalogue.products["colour"])
         self.look_choices, self.gap_categories = shop.look_choices, shop.gap_categories
@@ -104,10 +109,10 @@ class Service:
     async def search(
         self, query: str, *, k: int = 10, system: str | None = None, filters: Filters | None = None
     ) -> Answer:
-        """The k best products for a text. system: one of `systems`; None: the strongest.
+        """Find the k best products for a text. system: one of `systems`; None: the strongest.
 
-        Raises NotBuilt for a system that is not built, and CourseError for one that does not exist, a query that is
-        empty or too long, and a k out of range.
+        Raises NotBuilt for a system that is not built, and CourseError for an unknown system, a query that is empty or
+        too long, and a k out of range.
         """
         name = self._system(system)
         if not query.strip():
@@ -117,10 +122,10 @@ class Service:
         chosen = filters or Filters()
         found = await self._texts.ask(TextQuestion(query, name, _count(k), chosen))
         note = "" if len(found) == k else _why_fewer(len(found), k, chosen, len(self._allowed(chosen) or ()))
-        return Answer(self._hits(found), name, score_means(name), note)
+        return Answer(self._hits(found), name, self.shop.score_means[name], note)
 
     async def search_picture(self, picture: bytes, *, k: int = 10) -> PictureAnswer:
-        """The k products that look most like an uploaded picture, and its likeliest categories.
+        """Find the k products that look most like an uploaded picture, and its likeliest categories.
 
         Raises UnusablePicture, NotBuilt, and CourseError for a k out of range.
         """
@@ -132,7 +137,7 @@ class Service:
         )
 
     async def similar(self, item_id: str, *, k: int = 10) -> Answer:
-        """The k products most like one of the catalogue, by text and picture together; never the product itself.
+        """Find the k products most like one of the catalogue, by text and picture together, without the product itself.
 
         Raises UnknownProduct, NotBuilt, and CourseError for a k out of range.
         """
@@ -151,7 +156,7 @@ class Service:
         use_mmr: bool = True,
         mmr_lambda: float = 0.7,
     ) -> Answer:
-        """Up to k products that go with all of `context_ids`; see `chapter03_multimodal.outfits.complete_look`.
+        """Find up to k products that go with all of `context_ids`; see `chapter03_multimodal.outfits.complete_look`.
 
         Raises UnknownProduct, NotBuilt, and CourseError for an empty context, an unknown category, a product without a
         picture and numbers out of range.
@@ -178,30 +183,29 @@ class Service:
         candidates: Sequence[str] = (),
         k: int = 10,
     ) -> CategoryAnswer:
-        """Rank the category paths of a product of the visitor's; see chapter 4's `rank_product`.
+        """Rank the category paths of a visitor's product; see `chapter04_catalogue_reranker.own_product`.
 
         Raises UnusablePicture, NotBuilt, and CourseError if nothing is given, a text is too long, a candidate is empty
-        or given twice, and for a k out of range.
+        or given twice, or k is out of range.
         """
         rank, count = self._built(self.shop.rank, RANKING), _count(k, MOST_CATEGORIES, "category paths")
         seen = None if picture is None else await self._opened(picture)
         call = partial(self._rank, rank, title, description, seen, candidates, count)
         found = await self._others.ask(call)
-        pairs = found.neighbours[["product_id", "score"]].itertuples(index=False, name=None)
-        return CategoryAnswer(found.ranking, found.note, found.shares["text"], self._hits(pairs))
+        return CategoryAnswer(found.ranking, found.note, found.shares["text"], self._hits(found.neighbours))
 
     def product(self, product_id: str) -> Product:
-        """The product of that id; raises UnknownProduct."""
+        """Return the product of that id; raises UnknownProduct."""
         found = self._products.get(product_id)
         if found is None:
             raise UnknownProduct(f"There is no product {product_id[:80]!r} in {self.shop.catalogue.source}.")
         return found
 
     async def thumbnail(self, product_id: str, side: int = 384) -> bytes:
-        """The product's picture as JPEG, made anew from the catalogue's file; its longer side has about `side` pixels,
-        never fewer if the file has as many (`SIDES`).
+        """Return the product's picture as JPEG, made anew from the catalogue's file.
 
-        Raises UnknownProduct if it has none, and CourseError for a side out of range.
+        Its longer side has at least `side` pixels if the file has as many, and is one of `SIDES`. Raises UnknownProduct
+        if there is no picture, and CourseError for a side out of range.
         """
         if not self.product(product_id).has_image:
             raise UnknownProduct(f"Product {product_id[:80]!r} has no picture.")
@@ -210,19 +214,19 @@ class Service:
         return await asyncio.to_thread(self._thumbnail, product_id, SIDES[bisect_left(SIDES, side)])
 
     def score_means(self, system: str) -> str:
-        """What the scores of a system measure; raises as `search` does."""
-        return score_means(self._system(system))
+        """Return what the scores of a system measure; raises as `search` does."""
+        return self.shop.score_means[self._system(system)]
 
     def scoreboard(self) -> pd.DataFrame:
-        """The rows of `course.scoreboard`; raises NotBuilt."""
+        """Return the rows of the scoreboard; raises NotBuilt."""
         return self._built(self.shop.board, SCOREBOARD)
 
     def constellation(self) -> str:
-        """The map's HTML page; raises NotBuilt."""
+        """Return the map's HTML page; raises NotBuilt."""
         return self._built(self.shop.map_page, CONSTELLATION)
 
     def health(self) -> dict[str, Any]:
-        """That the service is there, and how busy it is."""
+        """Report that the service answers, and how busy it is."""
         stats = self._texts.stats
         return {
             "status": "ok",
@@ -237,7 +241,7 @@ class Service:
         }
 
     def index_info(self) -> dict[str, Any]:
-        """What is served: of which catalogue, from which runs, by which systems, and what is not built."""
+        """Report the catalogue, runs and systems that are served, and what is not built."""
         shop = self.shop
         return {
             "source": shop.catalogue.source,
@@ -245,7 +249,7 @@ class Service:
             "profile": shop.profile,
             "products": len(self._products),
             "systems": [
-                {"name": name, "chapter": shop.chapters[name], "score_means": score_means(name)}
+                {"name": name, "chapter": shop.chapters[name], "score_means": shop.score_means[name]}
                 for name in self.systems
             ],
             "runs": shop.runs,
@@ -253,7 +257,7 @@ class Service:
         }
 
     async def close(self) -> None:
-        """Answer what waits, then refuse whatever comes."""
+        """Answer the questions that wait, and refuse new ones."""
         await asyncio.gather(*(batcher.close() for batcher in (self._texts, self._pictures, self._others)))
         self._thread.shutdown()
         self._uploads.shutdown()
@@ -275,7 +279,7 @@ class Service:
         return part
 
     def _search(self, asked: list[TextQuestion]) -> list[Found]:
-        """Questions to one system with one set of filters, at once. Fewer hits are the first of more."""
+        """Answer questions to one system with one set of filters at once: with the largest k, then cut to each."""
         first = asked[0]
         allowed = self._allowed(first.filters)
         if allowed is not None and not allowed:
@@ -299,7 +303,7 @@ class Service:
         candidates: Sequence[str],
         k: int,
     ) -> Any:
-        """The model reads pictures from files: an upload becomes one, in a folder that is gone with the answer."""
+        """Rank, with the upload in a temporary file: the model reads pictures from files."""
         with tempfile.TemporaryDirectory(prefix="course-") as folder:
             path = None
             if picture is not None:
@@ -314,7 +318,7 @@ class Service:
         path = self.shop.catalogue.image_path(product_id)
         try:
             picture = open_image(path, side, at_least=side)
-        except UnusableImage as error:  # it was there when the catalogue was read
+        except UnusableImage as error:  # the file was there when the catalogue was read
             raise UnknownProduct(f"The picture of {product_id!r} cannot be read: {error.reason}.") from None
         made = io.BytesIO()
         picture.save(made, "JPEG", quality=88)
@@ -328,13 +332,13 @@ class Service:
 
 
 def allowed_ids(products: pd.DataFrame, filters: Filters) -> frozenset[str] | None:
-    """The products that pass the filters; None where nothing is filtered."""
+    """Return the products that pass the filters; None if nothing is filtered."""
     if not filters.given:
         return None
     keep = np.full(len(products), True)
     if filters.category is not None:
-        paths = products["category_path"].fillna("") + " > "
-        keep &= paths.str.startswith(filters.category + " > ").to_numpy(dtype=bool)
+        paths = products["category_path"].fillna("") + SEPARATOR
+        keep &= paths.str.startswith(filters.category + SEPARATOR).to_numpy(dtype=bool)
     for name in ("brand", "colour"):
         wanted = getattr(filters, name)
         if wanted is not None:
@@ -370,7 +374,7 @@ def _sorted(column: pd.Series) -> list[str]:
 
 
 def _examples(queries: pd.DataFrame) -> list[str]:
-    """Test queries, one of each kind first."""
+    """Return test queries, one of each kind first."""
     asked = queries[queries["split"] == "test"]
     order = asked.assign(nth=asked.groupby("kind", dropna=False).cumcount()).sort_values("nth", kind="stable")
     return order["query"].head(EXAMPLES).tolist()

@@ -1,69 +1,60 @@
-"""What the service answers from: everything that is built of one catalogue, loaded once, from one set of runs.
+"""Load everything that is built of one catalogue, once, from one set of runs: the service answers from it.
 
-The runs in force when loading begins are pinned, so that a step that ends meanwhile is picked up whole at the next
-start, and never in part.
+The runs that are current when loading begins are pinned. A step that ends meanwhile is picked up at the next start, and
+never in part.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue
+from common.category_path import prefixes_of
 from common.encoders import Embeddings
 from common.errors import CourseError, MissingArtifact
 from common.search import Searcher
 from common.shared_encoders import SharedEncoders, shared_encoders
 from course import scoreboard
-from course.service.answers import COSINE, GOES_WITH, GOES_WITH_BY_COSINE, Product
+from course.service.answers import GOES_WITH, GOES_WITH_BY_COSINE, Product
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from chapter03_multimodal.outfits.complete_look import Look
-    from chapter04_catalogue_reranker.demo_functions import Answer as Ranked
+    from chapter03_multimodal.outfits.complete_look import Look, LookFinder
+    from chapter03_multimodal.picture_search import Classify
+    from chapter04_catalogue_reranker.own_product import RankedCategories
 
 PICTURE, CATEGORY, SIMILAR, LOOK = "search by picture", "predicted category", "similar products", "complete the look"
 RANKING, SCOREBOARD, CONSTELLATION = "category ranking", "scoreboard", "constellation"
 
 CHAPTERS = ("chapter01_baseline", "chapter02_two_tower", "chapter03_multimodal", "chapter04_catalogue_reranker")
-ORDER_ONLY = "for the order alone"
-SCORES = {
-    "BM25": "BM25: the sum of what the query's words weigh in the product's text, 0 or more",
-    "BM25 + RM3": "BM25 of the expanded query, its words weighted to add up to 1",
-    "MiniLM": COSINE,
-    "MiniLM + Rocchio": COSINE,
-    "reciprocal rank fusion": "sum over both rankings of 1 / (60 + rank)",
-    "two towers": COSINE,
-    "two towers + Rocchio": COSINE,
-    "CLIP, text to image": COSINE,
-    "text + image": "weighted mean of the cosines of query and text, and of query and picture",
-    "text + image + Rocchio": "weighted mean of the cosines of query and text, and of query and picture",
-    "learned ranker": f"{ORDER_ONLY}: weighted score of chapter 3's best system, plus what the trees add",
-}
-"""What the scores of a system measure."""
-FUSED = "weighted mean of two scores, each scaled to 0 to 1 over what it retrieved"
 LOOK_SCORES = {"pair": GOES_WITH, "cosine": GOES_WITH_BY_COSINE}
 """What the scores of a look measure, by the scorer of its compatibility head."""
+MOST_CHOICES = 300
+"""Products that are offered to begin a look with."""
+LONGEST_TITLE = 70
+"""Characters of a title in a list of choices."""
 
 Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
 class Shop:
-    """A catalogue with all that is built of it; what is not is None, and named in `missing`.
+    """A catalogue with all that is built of it. A part that is not built is None, and named in `missing`.
 
     runs: the run of every step, by "chapter/step". systems: text searchers, the simplest first, the strongest last.
-    chapters: the chapter of each. pictures: searches by PIL picture. classify: the categories of pictures, with their
-    probabilities. similar: (product id, k) to neighbours and their cosines. look: completes a look. look_means: what
-    its scores measure. look_choices: (title, product id) to begin a look with. gap_categories: what a look may lack.
-    rank: category paths of a product. board: rows of the scoreboard. map_page: the constellation's HTML. missing: part
-    or system to what to run.
+    chapters: the chapter of each system. score_means: what the scores of each system measure. pictures: searches by PIL
+    picture. classify: the categories of pictures, with their probabilities. similar: neighbours and their cosines for
+    (product id, k). look: completes a look. look_means: what its scores measure. look_choices: (title, product id) to
+    begin a look with. gap_categories: what a look may lack. rank: ranks the category paths of a product. board: rows of
+    the scoreboard. map_page: the constellation's HTML. missing: what to run for each part or system that is not built.
     """
 
     catalogue: Catalogue
@@ -71,20 +62,21 @@ class Shop:
     runs: dict[str, str]
     systems: dict[str, Searcher]
     chapters: dict[str, str]
+    score_means: dict[str, str]
     pictures: Searcher | None = None
-    classify: Callable[[Sequence[Image.Image]], list[list[tuple[str, float]]]] | None = None
+    classify: Classify | None = None
     similar: Callable[[str, int], list[tuple[str, float]]] | None = None
     look: Callable[..., Look] | None = None
     look_means: str = ""
     look_choices: list[tuple[str, str]] = field(default_factory=list)
     gap_categories: list[str] = field(default_factory=list)
-    rank: Callable[..., Ranked] | None = None
+    rank: Callable[..., RankedCategories] | None = None
     board: pd.DataFrame | None = None
     map_page: str | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
     def warm_up(self) -> None:
-        """Ask everything once, so that no visitor waits for what is made at the first question."""
+        """Ask every system once, so that no visitor waits for what is made at the first question."""
         for searcher in self.systems.values():
             searcher.search(["warm up"], 1)
         if self.rank is not None:
@@ -94,26 +86,17 @@ class Shop:
 def load_shop(
     catalogue: Catalogue, profile: str | None = None, *, remember: int = 10_000
 ) -> tuple[Shop, SharedEncoders]:
-    """Load what is built of `catalogue`; each encoder once, with a memory for the last `remember` texts.
+    """Load what is built of `catalogue`: each encoder once, with a memory for the last `remember` texts.
 
-    What is not built, or out of date, is named in `Shop.missing` and does not keep the rest from working.
+    Parts that are not built, or out of date, are named in `Shop.missing`; the others work without them.
     """
     artifacts = Artifacts.for_catalogue(catalogue, profile).pinned()
     with shared_encoders(remember) as encoders:
         return _load(catalogue, artifacts), encoders
 
 
-def score_means(system: str) -> str:
-    """What the scores of a system measure."""
-    if system in SCORES:
-        return SCORES[system]
-    if system.startswith("reranked"):
-        return "weighted mean of the first stage's and the cross-encoder's score, each scaled to 0 to 1"
-    return FUSED
-
-
 def products_of(catalogue: Catalogue) -> dict[str, Product]:
-    """Every product as it is shown, by id."""
+    """Return every product as it is shown, by id."""
     columns = ["product_id", "title", "description", "brand", "colour", "material", "price", "category_path"]
     pictured = set(catalogue.images["product_id"])
     table = catalogue.products[[*columns, "attributes"]].astype(object)
@@ -134,14 +117,15 @@ def _load(catalogue: Catalogue, artifacts: Artifacts) -> Shop:
             missing.update(dict.fromkeys(parts, _what_to_run(error)))
             return None
 
-    systems, chapters = {}, {}
-    for chapter, (names, loader) in _searchers(artifacts, catalogue).items():
-        found = load(names, loader) or {}
-        run_all = f"not built: run python -m course run --chapters {CHAPTERS.index(chapter) + 1}"
-        missing |= {name: run_all for name in names if name not in found and name not in missing}
+    systems, chapters, means = {}, {}, {}
+    for number, chapter in enumerate(CHAPTERS, start=1):
+        offered = import_module(f"{chapter}.systems")
+        found = load([*offered.SCORES], partial(offered.systems, artifacts, catalogue)) or {}
+        run_all = f"not built: run python -m course run --chapters {number}"
+        missing |= {name: run_all for name in offered.SCORES if name not in found and name not in missing}
         systems |= found
         chapters |= dict.fromkeys(found, chapter)
-    pictures = load([PICTURE], lambda: _pictures(artifacts))
+        means |= offered.SCORES
     look = load([LOOK], lambda: _look(artifacts, catalogue)) or {}
     return Shop(
         catalogue=catalogue,
@@ -149,11 +133,12 @@ def _load(catalogue: Catalogue, artifacts: Artifacts) -> Shop:
         runs=artifacts.runs,
         systems=systems,
         chapters=chapters,
-        pictures=pictures,
+        score_means=means,
+        pictures=load([PICTURE], lambda: _pictures(artifacts)),
         classify=load([CATEGORY], lambda: _classifier(artifacts)),
         similar=load([SIMILAR], lambda: _similar(artifacts, catalogue)),
         **look,
-        rank=load([RANKING], lambda: _ranking(artifacts, catalogue)),
+        rank=load([RANKING], lambda: _ranking(artifacts)),
         board=load([SCOREBOARD], lambda: _board(artifacts)),
         map_page=load([CONSTELLATION], lambda: _map_page(artifacts)),
         missing=missing,
@@ -161,7 +146,7 @@ def _load(catalogue: Catalogue, artifacts: Artifacts) -> Shop:
 
 
 def _what_to_run(error: Exception) -> str:
-    """What is wrong, and the command that puts it right, which stands at the end of most of the course's errors."""
+    """Say what is wrong, and the command that puts it right: most of the course's errors end with one."""
     _, found, command = str(error).rpartition("with: ")
     if isinstance(error, MissingArtifact):
         return f"not built: run {command if found else 'make course'}"
@@ -170,43 +155,20 @@ def _what_to_run(error: Exception) -> str:
     return f"cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]}): run make course"
 
 
-def _searchers(artifacts: Artifacts, catalogue: Catalogue) -> dict[str, tuple[list[str], Callable]]:
-    """By chapter: the names that its searchers have on the scoreboard, and what loads them."""
-    from chapter01_baseline import systems as words
-    from chapter02_two_tower import systems as towers
-    from chapter03_multimodal import systems as pictures
-    from chapter04_catalogue_reranker import systems as ranker
-
-    names = (
-        [*words.FIRST_STAGES, *(f"reranked {name}" for name in words.RERANKED)],
-        [*towers.NAMES.values()],
-        [pictures.CLIP, *pictures.NAMES.values(), pictures.BEST],
-        [ranker.BEST],
-    )
-    loaders = [module.systems for module in (words, towers, pictures, ranker)]
-    return {
-        chapter: (known, lambda loader=loader: loader(artifacts, catalogue))
-        for chapter, known, loader in zip(CHAPTERS, names, loaders, strict=True)
-    }
-
-
 def _pictures(artifacts: Artifacts) -> Searcher:
     from chapter03_multimodal.reindex import load_pictures
 
     return load_pictures(artifacts).by_picture
 
 
-def _classifier(artifacts: Artifacts) -> Callable[[Sequence[Image.Image]], list[list[tuple[str, float]]]]:
-    from chapter03_multimodal.categories.classifier import load_classifier, load_encoder_of
-    from chapter03_multimodal.demo_functions import TOP_CATEGORIES
+def _classifier(artifacts: Artifacts) -> Classify:
+    from chapter03_multimodal.picture_search import load_classify
 
-    classifier = load_classifier(artifacts)
-    encoder = load_encoder_of(classifier, artifacts)
-    return lambda seen: classifier.predict(encoder.encode_images(seen).vectors, TOP_CATEGORIES)
+    return load_classify(artifacts)
 
 
 def _similar(artifacts: Artifacts, catalogue: Catalogue) -> Callable[[str, int], list[tuple[str, float]]]:
-    """Neighbours by the joint vectors of text and picture."""
+    """Find neighbours by the joint vectors of text and picture."""
     from chapter03_multimodal.choose import load_joint_towers
 
     joint = load_joint_towers(artifacts, catalogue)
@@ -221,35 +183,48 @@ def _similar(artifacts: Artifacts, catalogue: Catalogue) -> Callable[[str, int],
 
 
 def _look(artifacts: Artifacts, catalogue: Catalogue) -> dict[str, Any]:
-    """The fields of `Shop` that tell of looks."""
-    from functools import partial
-
-    from chapter03_multimodal.demo_functions import DemoState, context_choices, gap_categories
+    """Return the fields of `Shop` about looks."""
     from chapter03_multimodal.outfits.complete_look import complete_look, load_look_finder
 
     finder = load_look_finder(artifacts, catalogue)
-    state = DemoState(catalogue, {}, None, None, finder, {})
     return {
         "look": partial(complete_look, finder),
         "look_means": LOOK_SCORES[finder.scorer.head.scorer],
-        "look_choices": context_choices(state),
-        "gap_categories": gap_categories(state),
+        "look_choices": look_choices(finder, catalogue),
+        "gap_categories": gap_categories(finder),
     }
 
 
-def _ranking(artifacts: Artifacts, catalogue: Catalogue) -> Callable[..., Ranked]:
-    from functools import partial
+def look_choices(finder: LookFinder, catalogue: Catalogue) -> list[tuple[str, str]]:
+    """Return (title, product id) of products to begin a look with: `MOST_CHOICES` of the catalogue's outfits."""
+    together = catalogue.pairs.loc[catalogue.pairs["label"] == 1, ["a_id", "b_id"]].to_numpy().ravel().tolist()
+    items = [item for item in dict.fromkeys(together) if item in finder.embeddings][:MOST_CHOICES]
+    titles = catalogue.products.set_index("product_id")["title"]
+    named = ((item, item if pd.isna(titles[item]) else titles[item]) for item in items)
+    return [(f"{shorten(title, LONGEST_TITLE, placeholder=' …')} ({item})", item) for item, title in named]
 
-    from chapter04_catalogue_reranker.demo_functions import load_state, rank_product
 
-    return partial(rank_product, load_state(artifacts, catalogue))
+def gap_categories(finder: LookFinder) -> list[str]:
+    """Return the categories that a look may lack: every level of the paths of its items."""
+    categories = finder.facts.categories
+    return every_level(categories[item] for item in finder.embeddings.ids if item in categories)
+
+
+def every_level(paths: Iterable[str]) -> list[str]:
+    """Return every category path cut after each of its levels, sorted."""
+    return sorted({prefix for path in set(paths) for prefix in prefixes_of(path)})
+
+
+def _ranking(artifacts: Artifacts) -> Callable[..., RankedCategories]:
+    from chapter04_catalogue_reranker.own_product import load_product_ranker, rank_product
+
+    return partial(rank_product, load_product_ranker(artifacts))
 
 
 def _board(artifacts: Artifacts) -> pd.DataFrame:
-    chapters = [chapter for chapter in CHAPTERS if f"{chapter}/evaluate" in artifacts.runs]
-    rows = scoreboard.rows_of([artifacts.current(chapter, "evaluate").path for chapter in chapters])
+    rows = scoreboard.rows_of(artifacts.folder / step / run for step, run in artifacts.runs.items())
     if rows is None:
-        raise MissingArtifact("No evaluation yet. Make one with: make course")
+        raise MissingArtifact("Nothing was measured yet. Measure it with: make course")
     return rows
 
 

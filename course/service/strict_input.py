@@ -1,4 +1,4 @@
-"""Routes that take only what they document: no unknown parameter, no other content type, no file on disk."""
+"""Accept only what is documented: no unknown parameter, no other content type, no file on disk."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from fastapi._compat import ModelField
 
 LARGEST_FIELD = 2**17
-"""Bytes of one text of a form; all of a body together is bounded before it comes here, by `body_limit`."""
+"""Bytes of one text field of a form; `body_limit` has already limited the whole body."""
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class StrictRoute(APIRoute):
-    """A route that refuses parameters and form fields that it does not know or gets twice (422), and a body of another
-    type (415). Its address is its own: any other method is refused (405) here, not passed on to what is mounted behind.
+    """Refuse unknown and repeated parameters and form fields (422), and a body of another type (415).
 
-    What fails unforeseen is answered here (500), where the middlewares around still see an answer.
+    Another method on the route's address is refused here (405), not passed on to what is mounted behind. An unexpected
+    error is answered here (500), where the middlewares around still see an answer.
     """
 
     def get_route_handler(self) -> Handler:
@@ -62,22 +62,24 @@ class StrictRoute(APIRoute):
 
 
 class StrictRequest(Request):
-    """A request whose form never touches the disk, and whose JSON is UTF-8. fields: those of its form, and whether they
-    may repeat."""
+    """A request whose form never touches the disk, and whose JSON is UTF-8.
+
+    fields: the names of its form's fields, and whether each may repeat.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, fields: dict[str, bool]) -> None:
         super().__init__(scope, receive)
         self.fields = fields
 
     async def json(self) -> Any:
-        """The body; HTTPException 422 for one that is not UTF-8, not JSON, or nested too deep."""
+        """Return the body; HTTPException 422 if it is not UTF-8, not JSON, or nested too deep."""
         try:
             return json.loads((await self.body()).decode())
         except (ValueError, RecursionError):
             raise HTTPException(422, "the body: is not JSON.") from None
 
     async def form(self, **limits: Any) -> FormData:
-        """The form; HTTPException 422 for one that cannot be read, or has fields it should not have."""
+        """Return the form; HTTPException 422 if it cannot be read, or has fields it should not have."""
         parser = _MemoryParser(self.headers, self.stream(), **limits)
         try:
             form = await parser.parse()
@@ -92,11 +94,11 @@ class StrictRequest(Request):
 
 
 class _MemoryParser(MultiPartParser):
-    spool_max_size = 0  # never: a SpooledTemporaryFile without a limit stays in memory
+    spool_max_size = 0  # no limit, so that a SpooledTemporaryFile stays in memory
 
 
 def _lists(fields: Iterable[ModelField]) -> dict[str, bool]:
-    """Names, and whether each may be given again and again."""
+    """Return the names, and whether each may be repeated."""
     return {field.alias: get_origin(field.field_info.annotation) is list for field in fields}
 
 

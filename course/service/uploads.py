@@ -1,12 +1,12 @@
-"""Pictures that strangers send, opened with less trust than those of a catalogue (`common.catalogue.images`).
+"""Open pictures that strangers send, with less trust than those of a catalogue (`common.catalogue.images`).
 
-Three formats, by their first bytes; no other decoder sees the file. What the header says is believed only to refuse:
-too many pixels, an animation. Nothing but decoded pixels leaves this module, so what else a file holds (an archive or
-a page behind the picture, a script in a comment, a colour profile) goes nowhere, and is not read.
+Three formats are accepted, by their first bytes; no other decoder sees the file. The header is used only to refuse: too
+many pixels, an animation. Only decoded pixels leave this module. Whatever else a file contains (an archive or a page
+behind the picture, a script in a comment, a colour profile) is neither read nor passed on.
 
-A picture is opened in memory, and shrunk before anything else is done with it. A file of a few kilobytes may hold
-`MOST_PIXELS` of one colour: decoding those takes up to 400 MB for a moment (WebP; a tenth of that for most JPEGs), and
-at full size every step from there to RGB would take another 100. What is kept has 3 MB at most, for many may wait.
+A picture is opened in memory, and shrunk before anything else is done with it. A file of a few kilobytes may contain
+`MOST_PIXELS` of one colour: decoding them takes up to 400 MB for a moment (WebP; a tenth of that for most JPEGs), and
+at full size each further step to RGB would take another 100. The result takes 3 MB at most, because many may wait.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import math
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from common.catalogue.images import LONGEST_SIDE, UnusableImage, open_image
+from common.catalogue.images import MAX_SIDE, UnusableImage, open_image
 from course.service.answers import LARGEST_PICTURE, UnusablePicture
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MOST_PIXELS = 25_000_000
-"""What a telephone's camera makes, as a rule; a catalogue may hold twice that."""
+"""The usual size of a phone's photo; a catalogue may have pictures of twice that."""
 SIDE, LONGER_SIDE = 512, 4 * 512
-"""Pixels of the shorter side that are kept, no encoder here looks at more; and of the longer one, of a thin picture."""
+"""Pixels that are kept of the shorter side (no encoder here uses more), and of the longer side of a thin picture."""
 MOST_SCANS = 64
-"""Of a progressive JPEG, where 10 are usual: each passes over the whole picture again."""
+"""Scans of a progressive JPEG, where 10 are usual; each passes over the whole picture again."""
 MOST_READS = 20_000
-"""Of the file by its decoder: one or a few for each segment or chunk, where 10 MB of empty ones would take seconds."""
+"""Reads by the decoder, a few for each segment or chunk; 10 MB of empty ones would take seconds."""
 
 OTHERS = {
     b"GIF8": "a GIF",
@@ -38,17 +38,17 @@ OTHERS = {
     b"%!PS": "PostScript",
     b"PK\3\4": "a ZIP archive",
 }
-"""First bytes of what is sent by mistake, for a better reason than "no picture"."""
+"""First bytes of files that are sent by mistake, for a clearer message."""
 
-PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20  # a PNG's comments, unpacked; Pillow would take 64 MB of them
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20  # unpacked comments of a PNG; Pillow would accept 64 MB
 
 
 def open_upload(data: bytes) -> Image.Image:
     """Return the picture in `data` as RGB, upright, on white, at most `SIDE` x `LONGER_SIDE` pixels or the reverse.
 
-    Decoding takes hundreds of megabytes for a moment: the caller opens one at a time, in a thread kept for that.
-    Raises `UnusablePicture` with the reason: empty or over `LARGEST_PICTURE`, no JPEG, PNG or WebP, truncated, damaged,
-    animated, longer than `common.catalogue.images.LONGEST_SIDE` or larger than `MOST_PIXELS`, or made to take long.
+    Decoding takes hundreds of megabytes for a moment, so callers should open one at a time, in a thread of its own.
+    Raises `UnusablePicture` with the reason: empty or over `LARGEST_PICTURE`, not a JPEG, PNG or WebP, truncated,
+    damaged, animated, longer than `common.catalogue.images.MAX_SIDE`, larger than `MOST_PIXELS`, or slow to decode.
     """
     if not data:
         raise _unusable("the file is empty")
@@ -57,7 +57,7 @@ def open_upload(data: bytes) -> Image.Image:
     try:
         with Image.open(_CountedReads(data), formats=FORMATS) as image:
             _check(image, data)
-            image.info.pop("icc_profile", None)  # a CMYK picture's colours without it are near enough to search by
+            image.info.pop("icc_profile", None)  # without it, a CMYK picture's colours are close enough for search
             picture = open_image(_shrunk(image))
             picture.info = {}  # comments and the like
             return picture
@@ -74,7 +74,7 @@ def open_upload(data: bytes) -> Image.Image:
 
 
 class _CountedReads(io.BytesIO):
-    """A file whose decoder gives up after `MOST_READS`."""
+    """A file in memory that raises ValueError after `MOST_READS` reads."""
 
     reads = 0
 
@@ -86,27 +86,27 @@ class _CountedReads(io.BytesIO):
 
 
 def _check(image: Image.Image, data: bytes) -> None:
-    """Refuse by the header what would be costly to decode; `open_image` refuses the rest."""
+    """Refuse by its header a picture that is costly to decode; `open_image` refuses the rest."""
     width, height = image.size
-    if max(width, height) > LONGEST_SIDE:
-        raise _unusable(f"{width:,} x {height:,} pixels, longer than {LONGEST_SIDE:,} on a side")
+    if max(width, height) > MAX_SIDE:
+        raise _unusable(f"{width:,} x {height:,} pixels, longer than {MAX_SIDE:,} on a side")
     if width * height > MOST_PIXELS:
         raise _unusable(f"{width:,} x {height:,} pixels, more than {MOST_PIXELS:,} in all")
-    if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a telephone's JPEG with its depth map
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a phone's JPEG with a depth map
         raise _unusable("it is animated")
     if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MOST_SCANS:
         raise _unusable(f"a JPEG of more than {MOST_SCANS} scans")
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
-    """The picture within `SIDE` and `LONGER_SIDE`; a JPEG is decoded at a fraction of its size for that."""
+    """Shrink the picture to `SIDE` and `LONGER_SIDE`; a JPEG is decoded at a fraction of its size."""
     scale = min(SIDE / min(image.size), LONGER_SIDE / max(image.size))
     if scale >= 1:
         return image
     transparent = image.has_transparency_data
-    if image.mode in ("1", "P") or (transparent and image.mode in ("L", "RGB")):  # colours of these do not average
+    if image.mode in ("1", "P") or (transparent and image.mode in ("L", "RGB")):  # their colours cannot be averaged
         image = image.convert("RGBA" if transparent else "RGB")
-    gap = None if image.mode.startswith("I;16") else 2.0  # 16-bit grey is resized, but not in two steps
+    gap = None if image.mode.startswith("I;16") else 2.0  # 16-bit grey cannot be resized in two steps
     image.thumbnail((math.ceil(image.width * scale), math.ceil(image.height * scale)), reducing_gap=gap)
     return image
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from common.errors import CourseError
 from common.settings import repository_root
-from course import bench, results
-from course.bench import FIELDS, MADE_BY, SAVED, Bench, main, merged, read_saved, save
+from course import bench, result_files
+from course.bench import FIELDS, SAVED, Bench, main, merged, read_saved, save
 from course.benchmarks import evaluation
+from course.result_files import MADE_BY
 
 COMMIT = "0123456789abcdef-dirty"
 HEADER = "name,ours,peer,unit,our_value,peer_value,ratio,command,commit,hardware"
@@ -26,8 +27,8 @@ HEADER = "name,ours,peer,unit,our_value,peer_value,ratio,command,commit,hardware
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of results, on a machine that is always the same."""
-    monkeypatch.setattr(results, "repository_root", lambda: tmp_path)
-    monkeypatch.setattr(results, "hardware", lambda: "a machine, 2 cores")
+    monkeypatch.setattr(result_files, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(result_files, "hardware", lambda: "a machine, 2 cores")
     monkeypatch.setattr(bench, "checkout_commit", lambda: COMMIT)
     (tmp_path / "results").mkdir()
     return tmp_path / "results"

@@ -9,13 +9,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 import pytest
 
 from common.cli import run_step
+from common.demo import DemoConfig
 from common.errors import CourseError, MissingArtifact
 from course import bench, run, scoreboard, serve
 from course.__main__ import main as course_main
+from course.service.shop import CHAPTERS
 
 
 @dataclass(frozen=True)
@@ -132,3 +135,12 @@ def test_bench_prints_rows_and_only_rows(monkeypatch, capsys):
 @pytest.mark.parametrize("target", bench.BENCHMARKS.values())
 def test_every_benchmark_is_there(target):
     assert importlib.util.find_spec(target.partition(":")[0]) is not None
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_every_chapters_demo_searches_with_its_systems(chapter, monkeypatch):
+    demo, systems = (import_module(f"{chapter}.{name}") for name in ("demo", "systems"))
+    served = []
+    monkeypatch.setattr(demo, "serve", lambda *given: served.append(given))
+    run_step(demo.main, ["a red rug", "--k", "3", "--share"])
+    assert served == [(systems.systems, DemoConfig("a red rug", k=3, share=True))]

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pandas as pd
 import pytest
 import tyro
 
-from chapter03_multimodal import evaluate as evaluate_3
-from chapter04_catalogue_reranker import evaluate as evaluate_4
 from chapter04_catalogue_reranker.evaluate import CHAPTER, EvaluateConfig
 from chapter04_catalogue_reranker.studies.real_text import RealTextConfig
-from common.artifacts import Artifacts, write_json
+from common.artifacts import Artifacts
 from common.cli import run_step
-from common.errors import CourseError, MissingArtifact
-from course import results
+from common.errors import CourseError
+from common.scoreboard import COLUMNS, save_scoreboard
+from common.settings import repository_root
+from course import result_files, results
 from course.__main__ import main as course_main
-from course.results import read_rows
-from course.scoreboard import COLUMNS
+from course.result_files import read_rows
 
 GOOD = "name,value,low,note\na,0.5,0.25,first\nb,1e-3,,second\n"
 
@@ -72,70 +70,61 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_the_page_alone_needs_no_evaluation(artifacts_root, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(results, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(result_files, "repository_root", lambda: tmp_path)
     run_step(course_main, ["results", "--page"])
     assert capsys.readouterr().out == "results/README.md\n"
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["README.md"]
     with pytest.raises(SystemExit):
         run_step(course_main, ["results", "wands"])
-    assert "no evaluation of wands" in capsys.readouterr().err
+    assert "nothing was measured on wands" in capsys.readouterr().err
 
 
-@pytest.fixture
-def gathering(artifacts_root, tmp_path, monkeypatch) -> Artifacts:
-    """Chapter 4's evaluation of abo, in which `real_text` measured all but one row; since then it ran again."""
-    monkeypatch.setattr(results, "repository_root", lambda: tmp_path)
-    artifacts = Artifacts("abo", "aa", "pocket")
-    row = dict.fromkeys(COLUMNS, 0.123456789) | {"chapter": CHAPTER, "source": "abo", "n_queries": 10}
-    own = pd.DataFrame([row | {"system": "learned ranker", "split": "test", "metric": "R@10"}])
-    titles = pd.DataFrame([row | {"system": name, "split": "val", "metric": "R@1"} for name in ("one", "other")])
-
-    def measure_titles(config: RealTextConfig) -> None:
-        with artifacts.new_run(CHAPTER, "studies.real_text", config=asdict(config) | {"digest": "no flag"}) as folder:
-            titles.to_parquet(folder / "scoreboard.parquet", index=False)
-            pd.DataFrame().to_parquet(folder / "comparisons.parquet")
-            write_json(folder / "facts.json", {})
-
-    measure_titles(RealTextConfig(epochs=7, text="my encoder", seed=3))
-    inputs = {"studies.real_text": artifacts.current(CHAPTER, "studies.real_text")}
-    with artifacts.new_run(CHAPTER, "evaluate", config=EvaluateConfig(catalogue="abo"), inputs=inputs) as folder:
-        pd.concat([own, titles]).to_parquet(folder / "scoreboard.parquet", index=False)
-    measure_titles(RealTextConfig(epochs=8))
-    return artifacts
+def measured(digest: str, step: str, config: Any, *systems: str, value: float = 0.123456789) -> None:
+    """A run of chapter 4 that measured these systems on abo."""
+    row = dict.fromkeys(COLUMNS, value) | {"chapter": CHAPTER, "source": "abo", "n_queries": 10}
+    rows = pd.DataFrame([row | {"system": name, "split": "val", "metric": "R@1"} for name in systems])
+    with Artifacts("abo", digest, "pocket").new_run(CHAPTER, step, config=config) as folder:
+        save_scoreboard(folder, rows)
 
 
-def test_what_was_only_gathered_has_the_command_of_the_step_that_measured_it(gathering, tmp_path):
-    results.main(results.Results(sources=("abo",)))
-    kept = pd.read_csv(tmp_path / "results" / "abo.csv").set_index("system")
-    own = f"python -m {CHAPTER}.evaluate --catalogue abo --split test --gains linear --seed 0"
-    titles = (
-        f"python -m {CHAPTER}.studies.real_text --catalogue abo --text 'my encoder' --epochs 7 --batch-size 256 "
-        "--learning-rate 0.001 --held-out 0.1 --seed 3"
+def test_every_row_has_the_command_of_the_run_that_measured_it(artifacts_root, tmp_path, monkeypatch):
+    """Of each step the newest run counts, whatever the digest of its catalogue."""
+    monkeypatch.setattr(result_files, "repository_root", lambda: tmp_path)
+    measured("aa", "studies.real_text", RealTextConfig(epochs=8), "reranker", "gone")
+    measured(
+        "bb", "studies.real_text", {**asdict(RealTextConfig(epochs=7, text="my encoder", seed=3)), "x": 1}, "reranker"
     )
-    assert kept["command"].to_dict() == {"learned ranker": own, "one": titles, "other": titles}
-    assert kept["seed"].to_dict() == {"learned ranker": 0, "one": 3, "other": 3}
-    assert kept["value"].tolist() == [0.123457] * 3, "six decimals"
+    measured("aa", "evaluate", EvaluateConfig(catalogue="abo"), "learned ranker")
+    results.main(results.Results(sources=("abo",)))
+    kept = pd.read_csv(tmp_path / "results" / "abo.csv")
+    assert list(kept.columns) == [*COLUMNS, "command", "seed", "commit", "hardware"]
+    assert kept["system"].tolist() == ["learned ranker", "reranker"] and kept["seed"].tolist() == [0, 3]
+    assert kept["command"].tolist() == [
+        f"python -m {CHAPTER}.evaluate --catalogue abo --split test --gains linear --seed 0",
+        f"python -m {CHAPTER}.studies.real_text --catalogue abo --text 'my encoder' --epochs 7 --batch-size 256 "
+        "--learning-rate 0.001 --held-out 0.1 --seed 3",
+    ], "what a run records beside its settings is no flag"
+    assert kept["value"].tolist() == [0.123457] * 2, "six decimals"
+    assert kept["hardware"].str.contains("cores").all()
 
 
-def test_a_run_that_was_removed_is_named_with_its_command(gathering):
-    for run in (gathering.folder / CHAPTER / "studies.real_text").glob("2*"):
-        shutil.rmtree(run)
-    with pytest.raises(MissingArtifact, match=rf"no studies.real_text yet(.|\n)*python -m {CHAPTER}\.studies\.real_text"):
-        results.main(results.Results(sources=("abo",)))
+def reporting_steps() -> list[str]:
+    """The modules that save scoreboard rows, and the chapters' evaluations."""
+    root = repository_root()
+    modules = [path for path in root.glob("chapter*/**/*.py") if "save_scoreboard(" in path.read_text()]
+    steps = [path for path in modules if "def main(" in path.read_text()] + [*root.glob("chapter*/evaluate.py")]
+    return sorted({".".join(path.relative_to(root).with_suffix("").parts) for path in steps})
 
 
-GATHERED = [(module, step) for module in (evaluate_3, evaluate_4) for step in module.OTHERS]
-
-
-@pytest.mark.parametrize(("module", "step"), [*GATHERED, (evaluate_3, "evaluate")])
-def test_the_command_of_every_step_gives_the_same_settings_again(artifacts_root, module, step):
-    main = import_module(f"{module.CHAPTER}.{step}").main
-    config = get_type_hints(main)["config"](seed=5)
+@pytest.mark.parametrize("module", reporting_steps())
+def test_the_command_of_every_step_gives_the_same_settings_again(artifacts_root, module):
+    chapter, _, step = module.partition(".")
+    config = get_type_hints(import_module(module).main)["config"](seed=5)
     artifacts = Artifacts("toy", "aa", "pocket")
-    with artifacts.new_run(module.CHAPTER, step, config=config):
+    with artifacts.new_run(chapter, step, config=config):
         pass
-    _, _, name, *flags = shlex.split(results._made_by(artifacts.current(module.CHAPTER, step))["command"])
-    assert name == main.__module__ and tyro.cli(type(config), args=flags) == config
+    _, _, name, *flags = shlex.split(results.made_by(artifacts.current(chapter, step).manifest)["command"])
+    assert name == module and tyro.cli(type(config), args=flags) == config
 
 
 def test_help_explains_every_flag(capsys):

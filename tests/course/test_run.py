@@ -116,7 +116,7 @@ def test_a_run_from_elsewhere(tmp_path, artifacts_root, monkeypatch, capfd):
     assert (root / "chapter01_a" / "01_a.ipynb").read_bytes() == before
     assert list(elsewhere.iterdir()) == [] and Path.cwd() == elsewhere
     captured = capfd.readouterr()
-    assert captured.out == "" and "Nothing on the scoreboard" in captured.err
+    assert captured.out == "" and "The scoreboard is empty" in captured.err
     assert "WARNING" not in captured.err
 
 

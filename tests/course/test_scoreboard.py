@@ -1,3 +1,5 @@
+"""The board: which runs it shows, in which order, and how."""
+
 from __future__ import annotations
 
 import json
@@ -8,8 +10,8 @@ import pytest
 
 from common.artifacts import Artifacts
 from common.errors import CourseError
-from course import results
-from course.scoreboard import COLUMNS, Scoreboard, collect, main, show
+from common.scoreboard import COLUMNS, save_scoreboard
+from course.scoreboard import Scoreboard, collect, main, show
 
 CHAPTERS = ("chapter01_baseline", "chapter02_two_tower")
 
@@ -23,10 +25,10 @@ def rows_of(chapter: str, system: str, **metrics: float) -> pd.DataFrame:
     return pd.DataFrame(values).assign(seconds=1.25)
 
 
-def write_rows(digest: str, chapter: str, rows: pd.DataFrame, profile: str = "pocket") -> None:
+def write_rows(digest: str, chapter: str, rows: pd.DataFrame, profile: str = "pocket", step: str = "evaluate") -> None:
     artifacts = Artifacts("pocket_shop", digest, profile)
-    with artifacts.new_run(chapter, "evaluate", config={}) as folder:
-        rows.to_parquet(folder / "scoreboard.parquet")
+    with artifacts.new_run(chapter, step, config={}) as folder:
+        save_scoreboard(folder, rows)
 
 
 def test_json_is_the_rows_of_every_chapters_current_run_and_nothing_else(artifacts_root, capsys):
@@ -41,6 +43,19 @@ def test_json_is_the_rows_of_every_chapters_current_run_and_nothing_else(artifac
     assert names == [("bm25", "nDCG@10"), ("bm25", "R@5"), ("towers", "nDCG@10")]
     assert all(tuple(row) == COLUMNS for row in rows)
     assert rows[0] | {"value": 0.5, "ci_low": 0.4, "n_queries": 250, "seconds": 1.25} == rows[0]
+
+
+def test_every_step_reports_in_the_order_of_the_board(artifacts_root):
+    """By chapter; in it evaluate, then flat steps, then those in folders, by name. Old runs do not count."""
+    steps = ("outfits.compatibility", "studies.real_photos", "retrieval", "categories.classifier", "evaluate", "choose")
+    for step in steps:
+        write_rows("aa", CHAPTERS[1], rows_of("2", f"old {step}", AUC=0.1), step=step)
+        write_rows("aa", CHAPTERS[1], rows_of("2", step, AUC=0.5), step=step)
+    with Artifacts("pocket_shop", "aa").new_run(CHAPTERS[1], "train", config={}):
+        pass
+    write_rows("aa", CHAPTERS[0], rows_of("1", "first", nDCG_10=0.5), step="studies.last")
+    flat, nested = ["choose", "retrieval"], ["categories.classifier", "outfits.compatibility", "studies.real_photos"]
+    assert collect("pocket_shop", "pocket")["system"].tolist() == ["first", "evaluate", *flat, *nested]
 
 
 def test_missing_figures_are_null_in_json(artifacts_root, capsys):
@@ -83,7 +98,8 @@ def test_a_run_without_judgements_has_no_rows(artifacts_root):
 
 
 def test_a_table_that_lacks_a_column_is_named(artifacts_root):
-    write_rows("aa", CHAPTERS[0], rows_of("1", "bm25", nDCG_10=0.5).drop(columns="ci_low"))
+    with Artifacts("pocket_shop", "aa").new_run(CHAPTERS[0], "evaluate", config={}) as folder:
+        rows_of("1", "bm25", nDCG_10=0.5).drop(columns="ci_low").to_parquet(folder / "scoreboard.parquet")
     with pytest.raises(CourseError, match=r"scoreboard\.parquet: column 'ci_low' is missing"):
         collect("pocket_shop", "pocket")
 
@@ -103,20 +119,3 @@ def test_the_table_is_a_line_a_system(artifacts_root, capsys):
     assert "0.625 [0.525, 0.725]" in out and "pocket_shop, test queries" in out and "pocket_shop, val queries" in out
     assert "R@10" in out and "R@5" not in out and "0.111" not in out, "the depths in between are left to --json"
     assert "…" not in out
-
-
-def test_results_are_kept_with_command_seed_commit_and_hardware(artifacts_root, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(results, "repository_root", lambda: tmp_path)
-    artifacts = Artifacts("pocket_shop", "aa", "pocket")
-    config = {"catalogue": "pocket_shop", "split": "test", "gains": "linear", "seed": 3, "profile": None}
-    with artifacts.new_run(CHAPTERS[0], "evaluate", config=config, seed=3) as folder:
-        rows_of(CHAPTERS[0], "bm25", nDCG_10=0.5).to_parquet(folder / "scoreboard.parquet")
-    results.main(results.Results())
-    kept = pd.read_csv(tmp_path / "results" / "pocket_shop.csv")
-    assert list(kept.columns) == [*COLUMNS, "command", "seed", "commit", "hardware"]
-    assert kept["command"][0] == (
-        "python -m chapter01_baseline.evaluate --catalogue pocket_shop --split test --gains linear --seed 3"
-    )
-    assert kept["value"][0] == 0.5 and kept["seed"][0] == 3 and "cores" in kept["hardware"][0]
-    with pytest.raises(CourseError, match="wands"):
-        results.main(results.Results(sources=("wands",)))

@@ -337,7 +337,7 @@ def test_a_look_takes_each_known_product_once(service, monkeypatch):
     assert said == ["There is no product &#x27;&lt;b&gt;&#x27; in toy."]
 
 
-def test_levels_are_every_start_of_every_path():
-    from course.service.page_tabs import levels
+def test_categories_to_filter_by_are_every_start_of_every_path():
+    from course.service.shop import every_level
 
-    assert levels(["B > C > D", "A", "B > E"]) == ["A", "B", "B > C", "B > C > D", "B > E"]
+    assert every_level(["B > C > D", "A", "B > E"]) == ["A", "B", "B > C", "B > C > D", "B > E"]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from chapter01_baseline import choose, reindex
+from chapter01_baseline import choose, reindex, systems
 from chapter03_multimodal.outfits import complete_look
 from chapter03_multimodal.outfits.complete_look import LookFinder
-from chapter03_multimodal.outfits.export_embeddings import ItemEmbeddings
+from chapter03_multimodal.outfits.embeddings import ItemEmbeddings
 from chapter03_multimodal.outfits.head import CompatibilityHead
 from chapter03_multimodal.outfits.pairs import ItemFacts
 from common import encoders
@@ -20,12 +22,22 @@ from common.artifacts import Artifacts
 from common.catalogue import Catalogue
 from common.devices import choose_placement
 from common.errors import CourseError, MissingArtifact
-from course.scoreboard import COLUMNS
+from common.scoreboard import COLUMNS, save_scoreboard
 from course.service import shop as module
 from course.service.answers import GOES_WITH, GOES_WITH_BY_COSINE
 from course.service.service import Service
-from course.service.shop import CONSTELLATION, LOOK, PICTURE, RANKING, SCOREBOARD, SIMILAR, load_shop, products_of
-from course.service.shop import score_means as means
+from course.service.shop import (
+    CONSTELLATION,
+    LOOK,
+    PICTURE,
+    RANKING,
+    SCOREBOARD,
+    SIMILAR,
+    gap_categories,
+    load_shop,
+    look_choices,
+    products_of,
+)
 
 
 @pytest.fixture
@@ -70,7 +82,7 @@ def evaluated(catalogue: Catalogue, value: float) -> None:
             "n_queries": 1,
             "seconds": 0.1,
         }
-        pd.DataFrame([row]).to_parquet(folder / "scoreboard.parquet")
+        save_scoreboard(folder, pd.DataFrame([row]))
 
 
 def test_where_nothing_is_built_everything_says_what_to_run(catalogue):
@@ -109,7 +121,7 @@ def test_what_is_built_is_served_beside_what_is_not(catalogue):
 def test_a_run_that_ends_while_the_shop_loads_is_not_mixed_in(catalogue, monkeypatch):
     build_chapter_1(catalogue)
     evaluated(catalogue, 0.4)
-    before, load = Artifacts.for_catalogue(catalogue).runs, module._searchers
+    before, load = Artifacts.for_catalogue(catalogue).runs, systems.systems
 
     def another_run_meanwhile(artifacts, loaded):
         made = load(artifacts, loaded)
@@ -117,7 +129,7 @@ def test_a_run_that_ends_while_the_shop_loads_is_not_mixed_in(catalogue, monkeyp
         evaluated(catalogue, 0.9)
         return made
 
-    monkeypatch.setattr(module, "_searchers", another_run_meanwhile)
+    monkeypatch.setattr(systems, "systems", another_run_meanwhile)
     shop, _ = load_shop(catalogue)
     assert shop.runs == before != Artifacts.for_catalogue(catalogue).runs
     assert "BM25" in shop.systems
@@ -170,8 +182,25 @@ def test_products_as_they_are_shown(catalogue):
     )
 
 
-def test_every_system_of_the_scoreboard_says_what_its_scores_measure():
-    """One meaning a score: two kinds of score never share their words."""
-    assert means("BM25") != means("MiniLM") == means("two towers")
-    assert means("fusion") == means("two towers + BM25") != means("reranked fusion")
-    assert "order alone" in means("learned ranker")
+def test_every_system_says_what_its_scores_measure():
+    """Two kinds of score never share their words."""
+    offered = [import_module(f"{chapter}.systems").SCORES for chapter in module.CHAPTERS]
+    means = {name: meaning for scores in offered for name, meaning in scores.items()}
+    assert len(means) == sum(map(len, offered)), "two chapters have a system of the same name"
+    assert means["BM25"] != means["MiniLM"] == means["two towers"]
+    assert means["fusion"] == means["two towers + BM25"] != means["reranked fusion"]
+    assert "order alone" in means["learned ranker"]
+
+
+def test_what_a_look_begins_with_and_may_lack(catalogue):
+    """Products of outfits that have an embedding, and every level of the categories of all items."""
+    paths = {"p1": "Home > Lamps", "p2": "Home > Rugs > Wool"}
+    pairs = pd.DataFrame({"a_id": ["p9", "p2", "p1"], "b_id": ["p2", "p0", "p3"], "label": [1, 1, 0]})
+    products = catalogue.products.assign(title=["x" * 80, *catalogue.products["title"][1:]])
+    known = SimpleNamespace(products=products, pairs=pairs)
+    embeddings = ItemEmbeddings(np.eye(3, dtype=np.float32), ["p1", "p2", "p0"], "toy", pd.DataFrame())
+    finder = SimpleNamespace(embeddings=embeddings, facts=SimpleNamespace(categories=paths | {"p8": "Garden"}))
+    assert look_choices(finder, known) == [("rug number 2 (p2)", "p2"), ("… (p0)", "p0")]
+    assert gap_categories(finder) == ["Home", "Home > Lamps", "Home > Rugs", "Home > Rugs > Wool"]
+    bare = SimpleNamespace(products=products.assign(title=None), pairs=pairs)
+    assert look_choices(finder, bare) == [("p2 (p2)", "p2"), ("p0 (p0)", "p0")]

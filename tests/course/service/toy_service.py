@@ -17,6 +17,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from chapter01_baseline.keyword import KeywordSearcher, tokenize
+from chapter01_baseline.systems import SCORES
 from common.catalogue import Catalogue, product_text
 from common.encoders import Embeddings
 from common.errors import CourseError
@@ -127,6 +128,7 @@ def toy_service(folder: Path, *, products: int = 60, max_batch: int = 64, rememb
         runs={"chapter01_baseline/reindex": "20260101T000000-00000000"},
         systems={"BM25": KeywordSearcher(ids, texts), "MiniLM": dense},
         chapters=dict.fromkeys(("BM25", "MiniLM"), parts.CHAPTERS[0]),
+        score_means=SCORES,
         pictures=pictures,
         classify=lambda seen: [[(path, 1 / len(THINGS)) for path in THINGS.values()] for _ in seen],
         similar=_similar(dense.index, HashedWords().encode(texts), ids),
@@ -149,7 +151,7 @@ def empty_service(folder: Path) -> Service:
     run = "not built: run python -m chapter01_baseline.reindex"
     names = ("BM25", "MiniLM", parts.PICTURE, parts.CATEGORY, parts.SIMILAR, parts.LOOK, parts.RANKING)
     missing = dict.fromkeys((*names, parts.SCOREBOARD, parts.CONSTELLATION), run)
-    shop = Shop(toy_catalogue(folder), "smoke", runs={}, systems={}, chapters={}, missing=missing)
+    shop = Shop(toy_catalogue(folder), "smoke", runs={}, systems={}, chapters={}, score_means={}, missing=missing)
     return Service(shop, SharedEncoders(0))
 
 
@@ -192,7 +194,7 @@ def _rank(ids: list[str]):
         if len(set(paths)) < len(paths) or not all(path.strip() for path in paths):
             raise CourseError("A candidate is empty or there more than once; name each once.")
         chances = np.arange(len(paths), 0, -1) / sum(range(len(paths) + 1))
-        neighbours = pd.DataFrame({"product_id": ids[:3], "score": [0.9, 0.8, 0.7]})
+        neighbours = list(zip(ids, (0.9, 0.8, 0.7), strict=False))
         ranking = list(zip(paths, chances.tolist(), strict=True))[:k]
         share = 1.0 if picture is None else 0.4
         return SimpleNamespace(

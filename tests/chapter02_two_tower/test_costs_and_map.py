@@ -1,4 +1,4 @@
-"""The demo, the costs and the map: what people look at."""
+"""The costs and the map: what people look at."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 
-from chapter02_two_tower import choose, demo, reindex
+from chapter02_two_tower import choose, reindex
 from chapter02_two_tower.costs import costs, products_per_second, seconds_per_query
 from chapter02_two_tower.embedding_map import draw_map, embedding_map, sample_for_map
 from common.catalogue import product_text
 from common.errors import CourseError
-from common.search import empty_hits, hits_from_rows
 
 matplotlib.use("Agg")
 
@@ -24,41 +22,6 @@ def both(shop):
     reindex.main(reindex.ReindexConfig(catalogue=str(catalogue.folder)))
     choose.main(choose.ChooseConfig(catalogue=str(catalogue.folder)))
     return reindex.load_both(artifacts, catalogue)
-
-
-def printed(drawn) -> str:
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(drawn)
-    return console.export_text()
-
-
-def test_what_only_one_system_found_is_marked(shop):
-    products = shop[0].products.drop_duplicates("title").dropna(subset="title").head(3)
-    (a, b, c), titles = products["product_id"], products["title"].str[:20].tolist()
-    left, right = hits_from_rows([([a, b], [2.0, 1.0])], 2), hits_from_rows([([c, b], [2.0, 1.0])], 2)
-    text = printed(demo.side_by_side("a [bold]rug", {"left": left, "right": right}, shop[0]))
-    assert "a [bold]rug" in text and f"+ {titles[0]}" in text and f"+ {titles[2]}" in text
-    assert text.count(titles[1]) == 2 and f"+ {titles[1]}" not in text
-
-
-def test_one_column_may_be_empty_and_both(shop):
-    product = shop[0].products.dropna(subset="title").iloc[0]
-    found = {"left": hits_from_rows([([product["product_id"]], [1.0])], 3), "right": empty_hits(1, 3)}
-    assert product["title"][:20] in printed(demo.side_by_side("q", found, shop[0]))
-    nothing = {name: empty_hits(1, 3) for name in found}
-    assert "nothing found" in printed(demo.side_by_side("q", nothing, shop[0]))
-
-
-def test_the_demo_takes_the_strongest_or_what_is_named(shop, both, capsys):
-    source = str(shop[0].folder)
-    demo.main(demo.DemoConfig("rug", catalogue=source, k=3))
-    text = capsys.readouterr().out
-    assert "fusion + feedback" in text and "two towers + BM25 + feedback" in text
-    demo.main(demo.DemoConfig("rug", catalogue=source, against="MiniLM", system="two towers", k=3))
-    text = capsys.readouterr().out
-    assert "MiniLM" in text and "two towers" in text and "feedback" not in text
-    with pytest.raises(CourseError, match="BM25, "):
-        demo.main(demo.DemoConfig("rug", catalogue=source, against="two towers"))
 
 
 def test_costs_are_of_every_index_and_positive(both):
