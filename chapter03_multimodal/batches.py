@@ -102,7 +102,7 @@ class BatchMaker:
         return parts
 
     def _followers(self, rows: list[int], wanted: int, free: np.ndarray, rng: np.random.Generator) -> list[int]:
-        """Draw up to `wanted` free neighbours: one of every row, then again, those found included, while any are left."""
+        """Draw up to `wanted` free neighbours: one of every row, then again, those found included, until enough."""
         found: list[int] = []
         asked = rows
         while asked and len(found) < wanted:

@@ -1,4 +1,4 @@
-"""Phases 0 and 1: how well pictures and texts of products never trained on find each other, before and after training.
+"""Measure how well pictures and texts find each other before and after training, for products never trained on.
 
 `python -m chapter03_multimodal.retrieval --catalogue pocket_shop --split test`
 """
@@ -17,9 +17,10 @@ from chapter03_multimodal.prepare_data import MultimodalData, load_multimodal_da
 from chapter03_multimodal.retrieval_metrics import retrieval_metrics
 from chapter03_multimodal.train import clip_folders, load_training
 from common.artifacts import Artifacts, RunFolder
-from common.catalogue import Catalogue, load_catalogue
+from common.catalogue import load_catalogue
 from common.cli import run_step
 from common.errors import CourseError
+from common.scoreboard import save_scoreboard
 from common.settings import artifacts_root
 from common.statistics import compare, holm, summarise
 
@@ -43,9 +44,12 @@ class RetrievalConfig:
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """per_pair: by system, a row a picture and its text and a column a metric (`retrieval_metrics`). board: system,
-    metric, value, ci_low, ci_high, n_queries. comparisons: of fine-tuned with zero-shot, by metric, p_holm corrected
-    for their number."""
+    """Figures of both models.
+
+    per_pair: by system, a row a picture with its text and a column a metric (`retrieval_metrics`). board: system,
+    metric, value, ci_low, ci_high, n_queries. comparisons: of fine-tuned with zero-shot, a row a metric; p_holm is
+    corrected for their number.
+    """
 
     run: RunFolder
     per_pair: dict[str, pd.DataFrame]
@@ -54,7 +58,7 @@ class RetrievalResult:
 
 
 def main(config: RetrievalConfig) -> RetrievalResult:
-    """Encode, measure, compare and save, or read what was measured before."""
+    """Encode, measure, compare and save, or read what was measured before. Its run holds scoreboard rows."""
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
     data, training = load_multimodal_data(artifacts, catalogue), load_training(artifacts)
@@ -64,12 +68,13 @@ def main(config: RetrievalConfig) -> RetrievalResult:
         models = {ZERO_SHOT: base, FINE_TUNED: str(clip_folders(artifacts)["best"])}
         per_pair = {name: measure(data, model, config.split) for name, model in models.items()}
         with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
-            save(folder, per_pair, config.seed)
+            board = save(folder, per_pair, config.seed)
+            save_scoreboard(folder, scoreboard_rows(board, catalogue.source, config.split))
     return load_retrieval(artifacts)
 
 
 def load_retrieval(artifacts: Artifacts) -> RetrievalResult:
-    """Read the measurement in force; raises `MissingArtifact` with the command that makes one."""
+    """Read the current measurement; raises `MissingArtifact` with the command that makes one."""
     run = artifacts.current(CHAPTER, STEP)
     stacked = pd.read_parquet(run.path / "per_pair.parquet")
     per_pair = {name: stacked.xs(name, level="system") for name in stacked.index.unique("system")}
@@ -79,12 +84,12 @@ def load_retrieval(artifacts: Artifacts) -> RetrievalResult:
 
 
 def measure(data: MultimodalData, model: str = POCKET_CLIP, split: str = "test") -> pd.DataFrame:
-    """Let every picture of a split look for its text and every text for its picture, with the CLIP of that name.
+    """Search the text of every picture of a split, and the picture of every text, with the CLIP of that name.
 
     Returns a row a pair, indexed by product_id, and a column a metric. Raises CourseError for a split of fewer than two
     pictures that have a text.
     """
-    pairs = data.pairs[(data.pairs["split"] == split) & (data.pairs["text"] != "")]
+    pairs = data.with_text(split)
     if len(pairs) < 2:
         raise CourseError(f"{data.catalogue.source}: the {split} split has {len(pairs)} pictures with a text; too few.")
     encoder = load_clip_encoder(model, cache=artifacts_root() / "embeddings")
@@ -95,8 +100,8 @@ def measure(data: MultimodalData, model: str = POCKET_CLIP, split: str = "test")
     return retrieval_metrics(images.vectors, texts.vectors, pairs["text"].tolist()).set_index(pairs["product_id"])
 
 
-def save(folder: Path, per_pair: Mapping[str, pd.DataFrame], seed: int) -> None:
-    """Write what `load_retrieval` reads into the folder of a run."""
+def save(folder: Path, per_pair: Mapping[str, pd.DataFrame], seed: int) -> pd.DataFrame:
+    """Write what `load_retrieval` reads into the folder of a run, and return the board."""
     board = pd.concat([summarise(table, seed=seed).assign(system=name) for name, table in per_pair.items()])
     # The same pictures in the same order; a product may have several.
     before, after = (per_pair[name].reset_index(drop=True) for name in (ZERO_SHOT, FINE_TUNED))
@@ -105,13 +110,13 @@ def save(folder: Path, per_pair: Mapping[str, pd.DataFrame], seed: int) -> None:
     pd.concat(per_pair, names=["system"]).to_parquet(folder / "per_pair.parquet")
     board.to_parquet(folder / "board.parquet", index=False)
     rows.assign(p_holm=rows["metric"].map(corrected)).to_parquet(folder / "comparisons.parquet", index=False)
+    return board
 
 
-def scoreboard_rows(result: RetrievalResult, catalogue: Catalogue) -> pd.DataFrame:
-    """The board in the form of the course's scoreboard: "text_to_image_R@1" becomes "text to image R@1"."""
-    names = result.board["metric"].str.replace("_", " ")
-    facts = {"chapter": CHAPTER, "source": catalogue.source, "split": result.run.manifest["config"]["split"]}
-    return result.board.assign(metric=names, seconds=float("nan"), **facts)
+def scoreboard_rows(board: pd.DataFrame, source: str, split: str) -> pd.DataFrame:
+    """Return the board in the form of the course's scoreboard: "text_to_image_R@1" becomes "text to image R@1"."""
+    metrics = board["metric"].str.replace("_", " ")
+    return board.assign(metric=metrics, chapter=CHAPTER, source=source, split=split, seconds=float("nan"))
 
 
 if __name__ == "__main__":

@@ -1,43 +1,38 @@
-"""What chapter 3 offers to the scoreboard, the demo and the service: its searchers by name."""
+"""Offer chapter 3's searchers, by name, to the scoreboard, the demo and the service."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
-
 from chapter01_baseline.fusion import FusedSearcher
 from chapter01_baseline.reindex import load_indices
-from chapter01_baseline.systems import first_stages
+from chapter01_baseline.systems import FUSED, FUSION, MINILM, MINILM_ROCCHIO, first_stages
 from chapter02_two_tower.systems import systems as text_systems
 from chapter03_multimodal.choose import PICTURE_DEPTH, TEXTS, load_joint_towers, load_picture_choices
 from chapter03_multimodal.reindex import load_pictures
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue
-from common.search import Searcher
-
-Found = TypeVar("Found")
+from common.search import COSINE, Searcher
 
 CLIP = "CLIP, text to image"
-BEST = "text + image + BM25 + feedback"
-NAMES = {"MiniLM": "text + image", "MiniLM + Rocchio": "text + image + Rocchio", "fusion": "text + image + BM25"}
-"""Chapter 1's systems that have an encoder in them, and what they are called with the joint vectors in its place."""
+TEXT_IMAGE, TEXT_IMAGE_ROCCHIO = "text + image", "text + image + Rocchio"
+TEXT_IMAGE_BM25, BEST = "text + image + BM25", "text + image + BM25 + feedback"
+
+NAMES = {MINILM: TEXT_IMAGE, MINILM_ROCCHIO: TEXT_IMAGE_ROCCHIO, FUSION: TEXT_IMAGE_BM25}
+"""Chapter 1's systems that use an encoder, and their names with the joint vectors in its place."""
+
+JOINT = "weighted mean of the cosines of query and text, and of query and picture"
+SCORES = {CLIP: COSINE, TEXT_IMAGE: JOINT, TEXT_IMAGE_ROCCHIO: JOINT, TEXT_IMAGE_BM25: FUSED, BEST: FUSED}
+"""What the scores of each system measure, from the simplest to the strongest."""
 
 
 def systems(artifacts: Artifacts, catalogue: Catalogue) -> dict[str, Searcher]:
     """Return the searchers of the chapter for `catalogue`, from the simplest to the strongest.
 
-    `BEST` is chapter 2's best, feedback and all, whose scores are added to those of the pictures (0 for a product
-    without one). Raises `MissingArtifact` with the command to run if pictures or joint vectors were not indexed or
-    chosen.
+    `BEST` adds the scores of chapter 2's best, with its feedback, to those of the pictures (0 for a product without
+    one). Raises `MissingArtifact` with the command to run if pictures or joint vectors were not indexed or chosen.
     """
     indices, choices = load_indices(artifacts, catalogue), load_picture_choices(artifacts)
     joint, clip = load_joint_towers(artifacts, catalogue), load_pictures(artifacts).by_text
-    found = under_our_names(first_stages(joint.in_place_of_the_baseline(indices), choices.rest))
+    stages = first_stages(joint.as_indices(indices), choices.rest)
     pair = [text_systems(artifacts, catalogue)[TEXTS], clip]
     best = FusedSearcher(pair, "convex", weight=choices.picture_weight, depth=PICTURE_DEPTH)
-    return {CLIP: clip} | found | {BEST: best}
-
-
-def under_our_names(found: Mapping[str, Found]) -> dict[str, Found]:
-    """Return what stands under chapter 1's names (`NAMES`) under the chapter's own; the others are left out."""
-    return {ours: found[theirs] for theirs, ours in NAMES.items()}
+    return {CLIP: clip} | {ours: stages[theirs] for theirs, ours in NAMES.items()} | {BEST: best}

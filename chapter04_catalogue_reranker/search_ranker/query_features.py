@@ -1,13 +1,13 @@
-"""What is known of a query and a product: the columns that the learned ranker reads, from every chapter.
+"""Build the features of query-product pairs that the learned ranker reads, from every chapter.
 
-Candidates of a query are the union of the first hits of several systems (`CANDIDATES_FROM`). Each (query, product)
-pair among them becomes a row; what is missing (no picture, no price limit, not among a system's hits) is NaN.
+The candidates of a query are the union of the first hits of several systems (`CANDIDATES_FROM`). Each (query, product)
+pair among them becomes a row; a missing value (no picture, no price limit, not among a system's hits) is NaN.
 
-**A trap.** The towers of chapter 2 were trained on the very judgements that a ranker learns from: on training queries
-they rank as they never will again (nDCG@10 0.68, on validation queries 0.57, while MiniLM has 0.39 and 0.44). A ranker
-that reads their scores learns to trust them too much (on validation queries 0.71 in place of 0.75). So it is with all
-systems that the towers take part in. Their columns are made (`SEEN_THE_JUDGEMENTS`), to show what they cost, but the
-ranker does not read them: the towers enter through the `start`, the score of chapter 3's best system, whose weights
+**A trap.** The towers of chapter 2 were trained on the very judgements that the ranker learns from. On training queries
+they rank better than they ever will again (nDCG@10 0.68, but 0.57 on validation queries; MiniLM has 0.39 and 0.44). A
+ranker that reads their scores learns to trust them too much (0.71 on validation queries, not 0.75). The same holds for
+every system that uses the towers. Their columns (`SEEN_THE_JUDGEMENTS`) are made to show what they cost, but the ranker
+does not read them: the towers take part through the `start` alone, the score of chapter 3's best system, whose weights
 were chosen on validation queries.
 """
 
@@ -16,14 +16,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from chapter01_baseline.choose import load_choices
 from chapter01_baseline.keyword import KeywordSearcher, tokenize
 from chapter01_baseline.reindex import load_indices
-from chapter01_baseline.systems import first_stages, load_choices
+from chapter01_baseline.systems import BM25, BM25_RM3, FUSION_FEEDBACK, MINILM, MINILM_ROCCHIO, first_stages
 from chapter02_two_tower import systems as text
 from chapter03_multimodal import systems as pictures
 from chapter03_multimodal.reindex import load_pictures
@@ -31,14 +31,20 @@ from chapter04_catalogue_reranker.search_ranker.category_agreement import (
     Categories,
     catalogue_rows,
     entropy,
-    first_mass,
     load_categories,
+    top_mass,
 )
 from chapter04_catalogue_reranker.search_ranker.field_matches import FieldMatches, has_tokens, tokens_of, words_of
-from chapter04_catalogue_reranker.search_ranker.query_words import Speller, Understood, encoder_words, understand
+from chapter04_catalogue_reranker.search_ranker.pair_similarity import (
+    Encoded,
+    StandardisedCosines,
+    dot_products,
+    query_ranges,
+    standardised_cosines,
+)
+from chapter04_catalogue_reranker.search_ranker.query_words import ParsedQuery, Speller, encoder_words, understand
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue, product_text
-from common.encoders import TextEncoder
 from common.search import Hits, Searcher
 
 WORDS, TOWERS, PICTURES, CATEGORIES, QUERY = (
@@ -49,52 +55,34 @@ WORDS, TOWERS, PICTURES, CATEGORIES, QUERY = (
     "chapter 4: the query read",
 )
 GROUPS = (WORDS, TOWERS, PICTURES, CATEGORIES, QUERY)
-BEST_OF_CHAPTER = {
-    WORDS: "fusion + feedback",
-    TOWERS: "two towers + BM25 + feedback",
-    PICTURES: pictures.BEST,
-}
-"""The best system of each chapter before this one: what a ranker with no more than its features starts from."""
+BEST_OF_CHAPTER = {WORDS: FUSION_FEEDBACK, TOWERS: text.TWO_TOWERS_BM25_FEEDBACK, PICTURES: pictures.BEST}
+"""The best system of each earlier chapter, from which a ranker with that chapter's features starts."""
 
 SYSTEMS = {
-    WORDS: ("BM25", "BM25 + RM3", "MiniLM", "MiniLM + Rocchio", "fusion + feedback"),
-    TOWERS: ("two towers", "two towers + BM25 + feedback", "text + image", pictures.BEST),
+    WORDS: (BM25, BM25_RM3, MINILM, MINILM_ROCCHIO, FUSION_FEEDBACK),
+    TOWERS: (text.TWO_TOWERS, text.TWO_TOWERS_BM25_FEEDBACK, pictures.TEXT_IMAGE, pictures.BEST),
     PICTURES: (pictures.CLIP,),
 }
-"""The systems whose scores and ranks are columns, by group. What the towers take part in counts as theirs."""
+"""The systems whose scores and ranks are columns, by group. A system that uses the towers belongs to their group."""
 
 SEEN_THE_JUDGEMENTS = TOWERS
-CANDIDATES_FROM = (pictures.BEST, "two towers + BM25 + feedback", "text + image", "fusion + feedback", pictures.CLIP)
+CANDIDATES_FROM = (pictures.BEST, text.TWO_TOWERS_BM25_FEEDBACK, pictures.TEXT_IMAGE, FUSION_FEEDBACK, pictures.CLIP)
 DEPTH = 200
-"""Hits of each system that ranks and scores are read from."""
+"""Hits of each system whose ranks and scores are read."""
 START_DEPTH = 1_000
-"""The same of chapter 3's best system, on whose scores the ranker builds."""
+"""The same for chapter 3's best system, whose score the ranker starts from."""
 FEEDBACK = 10
-"""First hits whose categories say where the query leads."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """encoder: asks. vectors: [N, D] of the catalogue's products, rows of NaN for those without one."""
-
-    encoder: TextEncoder
-    vectors: np.ndarray
-
-    @cached_property
-    def mean_and_spread(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean [D] and covariance [D, D] of the vectors that are there."""
-        there = self.vectors[np.isfinite(self.vectors[:, 0])].astype(np.float64)
-        if not len(there):
-            return np.zeros(self.vectors.shape[1]), np.zeros((self.vectors.shape[1],) * 2)
-        mean = there.mean(axis=0)
-        return mean, (there - mean).T @ (there - mean) / len(there)
+"""First hits whose categories are averaged."""
 
 
 @dataclass(frozen=True)
 class PairTable:
-    """M pairs. row: the query's position [M], ascending. product: the product's row in the catalogue [M]. values: a
-    column a feature, float32. groups: of `GROUPS`, by column. starts: by group of `BEST_OF_CHAPTER`, that system's
-    score [M], 0 where it is no hit. best: the hits [Q, START_DEPTH] of chapter 3's best system."""
+    """M pairs of queries and products.
+
+    row: position of the query [M], ascending. product: the product's row in the catalogue [M]. values: a float32 column
+    for each feature. groups: of `GROUPS`, by column. starts: by group of `BEST_OF_CHAPTER`, that system's score [M], 0
+    where the product is no hit. best: the hits [Q, START_DEPTH] of chapter 3's best system.
+    """
 
     row: np.ndarray
     product: np.ndarray
@@ -104,15 +92,16 @@ class PairTable:
     best: Hits
 
     def columns_of(self, groups: Collection[str]) -> list[str]:
-        """The columns of some groups, in the order of the table."""
+        """Return the columns of some groups, in the order of the table."""
         return [name for name in self.values if self.groups[name] in groups]
 
 
 class QueryFeatures:
-    """Finds the candidates of queries and makes their features.
+    """Finds the candidates of queries and computes their features.
 
-    searchers: by name, all that `SYSTEMS` and `CANDIDATES_FROM` name. keyword: chapter 1's BM25. minilm, clip: text
-    encoders with the products' vectors of chapter 1, and of their pictures. categories: what the chapter's model says.
+    searchers: by name, all those of `SYSTEMS` and `CANDIDATES_FROM`. keyword: chapter 1's BM25. minilm, clip: text
+    encoders with the vectors of the products' texts and of their pictures. categories: of the chapter's model. depth:
+    hits of each system that become candidates.
     """
 
     def __init__(
@@ -126,10 +115,10 @@ class QueryFeatures:
         *,
         depth: int = 100,
     ) -> None:
-        self.catalogue, self.searchers, self.keyword = catalogue, searchers, keyword
-        self.minilm, self.clip, self.categories, self.depth = minilm, clip, categories, depth
+        self.searchers, self.keyword, self.depth = searchers, keyword, depth
+        self.minilm, self.clip, self.categories = minilm, clip, categories
         self.product_ids = catalogue.products["product_id"].to_numpy(dtype=object)
-        self._place = {product_id: row for row, product_id in enumerate(self.product_ids)}
+        self._product_rows = {product_id: row for row, product_id in enumerate(self.product_ids)}
         self._keyword_rows = catalogue_rows(catalogue, keyword.product_ids)
         train = catalogue.split_queries("train")["query"]
         self.speller = Speller(product_text(catalogue.products), train, encoder_words())
@@ -138,15 +127,15 @@ class QueryFeatures:
 
     @classmethod
     def load(cls, artifacts: Artifacts, catalogue: Catalogue) -> QueryFeatures:
-        """Read all that the chapters made; raises `MissingArtifact` with the command for what is not there."""
+        """Read what the chapters made; raises `MissingArtifact` with the command for what is missing."""
         indices, shown = load_indices(artifacts, catalogue), load_pictures(artifacts)
         searchers = first_stages(indices, load_choices(artifacts)) | text.systems(artifacts, catalogue)
         searchers |= pictures.systems(artifacts, catalogue)
-        seen = np.full((len(catalogue.products), shown.encoder.dimension), np.nan, dtype=np.float32)
-        seen[catalogue_rows(catalogue, shown.product_ids)] = shown.embeddings.vectors
+        vectors = np.full((len(catalogue.products), shown.encoder.dimension), np.nan, dtype=np.float32)
+        vectors[catalogue_rows(catalogue, shown.product_ids)] = shown.embeddings.vectors
         minilm = Encoded(indices.encoder, indices.embeddings.vectors)
         categories = load_categories(artifacts, catalogue)
-        return cls(catalogue, searchers, indices.keyword, minilm, Encoded(shown.encoder, seen), categories)
+        return cls(catalogue, searchers, indices.keyword, minilm, Encoded(shown.encoder, vectors), categories)
 
     def of(
         self,
@@ -155,26 +144,29 @@ class QueryFeatures:
         allowed: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> PairTable:
-        """The candidates of each query and their features; `allowed` and `exclude` as in `common.search.Searcher`."""
+        """Return the candidates of each query, with features. `allowed`, `exclude`: see `common.search.Searcher`."""
         queries = list(queries)
         hits = self._search(queries, allowed, exclude)
-        row, product = self._candidates(hits, len(queries))
-        read = [understand(self.speller.correct(query)) for query in queries]
+        row, product = self._candidates(hits)
+        parsed = [understand(self.speller.correct(query)) for query in queries]
         columns: dict[str, dict[str, np.ndarray]] = {group: {} for group in GROUPS}
         for group, systems in SYSTEMS.items():
             for name in systems:
-                columns[group] |= self._of_system(name, hits[name], row, product)
-        columns[PICTURES] |= self._of_pictures(queries, row, product)
-        wanted = [asked.wanted for asked in read]
-        columns[CATEGORIES] |= self._of_categories(wanted, hits[BEST_OF_CHAPTER[WORDS]], row, product)
-        columns[QUERY] |= self._of_reading(read, row, product) | self.fields.of(read, row, product)
+                columns[group] |= self._system_columns(name, hits[name], row, product)
+        columns[PICTURES] |= self._picture_columns(queries, row, product)
+        wanted = [query.wanted for query in parsed]
+        columns[CATEGORIES] |= self._category_columns(wanted, hits[BEST_OF_CHAPTER[WORDS]], row, product)
+        columns[QUERY] |= self._query_columns(parsed, row, product) | self.fields.of(parsed, row, product)
         found = {name: column for part in columns.values() for name, column in part.items()}
         return PairTable(
             row,
             product,
             values=pd.DataFrame({name: column.astype(np.float32) for name, column in found.items()}),
             groups={name: group for group, part in columns.items() for name in part},
-            starts={group: self._scores(hits[name], row, product, 0.0) for group, name in BEST_OF_CHAPTER.items()},
+            starts={
+                group: np.nan_to_num(self._scores_and_ranks(hits[name], row, product)[0])
+                for group, name in BEST_OF_CHAPTER.items()
+            },
             best=hits[pictures.BEST],
         )
 
@@ -188,147 +180,101 @@ class QueryFeatures:
             for name, depth in depths.items()
         }
 
-    def _candidates(self, hits: Mapping[str, Hits], count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of queries and of products: the first `depth` hits of every system of `CANDIDATES_FROM`, each once."""
+    def _candidates(self, hits: Mapping[str, Hits]) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows of queries and of products: the first `depth` hits of each system of `CANDIDATES_FROM`, once."""
         pairs = [np.empty(0, dtype=np.int64)]
         for name in CANDIDATES_FROM:
-            rows, products, _ = self._flat(Hits(hits[name].ids[:, : self.depth], hits[name].scores[:, : self.depth]))
+            rows, products, _ = self._flat(_first(hits[name], self.depth))
             pairs.append(rows * len(self.product_ids) + products)
         return np.divmod(np.unique(np.concatenate(pairs)), max(1, len(self.product_ids)))
 
     def _flat(self, hits: Hits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Row of the query, row of the product and rank (from 1) of every hit."""
+        """Return the query's row, the product's row and the rank (from 1) of every hit."""
         rows, columns = np.nonzero(np.not_equal(hits.ids, None))
-        products = np.array([self._place[product_id] for product_id in hits.ids[rows, columns]], dtype=np.int64)
+        products = np.array([self._product_rows[product_id] for product_id in hits.ids[rows, columns]], dtype=np.int64)
         return rows, products, columns + 1
 
-    def _scores(self, hits: Hits, row: np.ndarray, product: np.ndarray, missing: float, *, rank: bool = False):
-        """Of each pair the score (or the rank) among the hits, `missing` where it is none."""
+    def _scores_and_ranks(self, hits: Hits, row: np.ndarray, product: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the score and the rank of each pair among the hits, float32 [M]; NaN for a pair that is no hit."""
         rows, products, ranks = self._flat(hits)
-        n = len(self.product_ids)
-        order = np.argsort(rows * n + products)
-        found, wanted = (rows * n + products)[order], row * n + product
-        at = np.minimum(np.searchsorted(found, wanted), max(0, len(found) - 1))
-        if not len(found):
-            return np.full(len(row), missing, dtype=np.float32)
-        values = (ranks if rank else hits.scores[rows, ranks - 1])[order]
-        return np.where(found[at] == wanted, values[at], missing).astype(np.float32)
+        keys, wanted = rows * len(self.product_ids) + products, row * len(self.product_ids) + product
+        at = pd.Index(keys).get_indexer(wanted)  # -1 for a pair that is no hit: the NaN at the end
+        scores, ranks = (np.append(values, np.nan)[at] for values in (hits.scores[rows, ranks - 1], ranks))
+        return scores.astype(np.float32), ranks.astype(np.float32)
 
-    def _of_system(self, name: str, hits: Hits, row: np.ndarray, product: np.ndarray) -> dict[str, np.ndarray]:
-        first = Hits(hits.ids[:, :DEPTH], hits.scores[:, :DEPTH])
-        score = self._scores(first, row, product, np.nan)
+    def _system_columns(self, name: str, hits: Hits, row: np.ndarray, product: np.ndarray) -> dict[str, np.ndarray]:
+        first = _first(hits, DEPTH)
+        score, rank = self._scores_and_ranks(first, row, product)
         best = np.where(np.isfinite(first.scores[:, 0]), first.scores[:, 0], np.nan)
-        return {
-            f"{name}, score": score,
-            f"{name}, behind the best": score - best[row],
-            f"{name}, 1 / rank": 1 / self._scores(first, row, product, np.nan, rank=True),
-        }
+        return {f"{name}, score": score, f"{name}, behind the best": score - best[row], f"{name}, 1 / rank": 1 / rank}
 
-    def _of_categories(
+    def _category_columns(
         self, wanted: list[str], hits: Hits, row: np.ndarray, product: np.ndarray
     ) -> dict[str, np.ndarray]:
-        theirs = self.categories.product_probs
-        asked = self.categories.of_queries(wanted)
-        led = np.zeros_like(asked)
-        rows, products, _ = self._flat(Hits(hits.ids[:, :FEEDBACK], hits.scores[:, :FEEDBACK]))
-        np.add.at(led, rows, theirs[products])
-        led /= np.maximum(led.sum(axis=1, keepdims=True), 1e-12)
+        of_products = self.categories.product_probs
+        of_queries = self.categories.of_queries(wanted)
+        of_hits = np.zeros_like(of_queries)
+        rows, products, _ = self._flat(_first(hits, FEEDBACK))
+        np.add.at(of_hits, rows, of_products[products])
+        of_hits /= np.maximum(of_hits.sum(axis=1, keepdims=True), 1e-12)
         return {
-            "categories, agreement": _dot(asked, theirs, row, product),
-            "categories, agreement of the query's top 3": _dot(first_mass(asked), theirs, row, product),
-            "categories, agreement with the first hits": _dot(led, theirs, row, product),
-            "categories, the query's top probability": asked.max(axis=1)[row],
-            "categories, the query's entropy": entropy(asked)[row],
+            "categories, agreement": dot_products(of_queries, of_products, row, product),
+            "categories, agreement of the query's top 3": dot_products(top_mass(of_queries), of_products, row, product),
+            "categories, agreement with the first hits": dot_products(of_hits, of_products, row, product),
+            "categories, the query's top probability": of_queries.max(axis=1)[row],
+            "categories, the query's entropy": entropy(of_queries)[row],
         }
 
-    def _of_pictures(self, queries: list[str], row: np.ndarray, product: np.ndarray) -> dict[str, np.ndarray]:
-        has = np.isfinite(self.clip.vectors[:, 0])
+    def _picture_columns(self, queries: list[str], row: np.ndarray, product: np.ndarray) -> dict[str, np.ndarray]:
+        has_picture = np.isfinite(self.clip.vectors[:, 0])
         return {
-            "CLIP, standardised": standardised(self.clip, queries, row, product),
-            "has a picture": has[product].astype(np.float32),
+            "CLIP, standardised": standardised_cosines(self.clip, queries, row, product),
+            "has a picture": has_picture[product].astype(np.float32),
         }
 
-    def _of_reading(self, read: Sequence[Understood], row: np.ndarray, product: np.ndarray) -> dict[str, np.ndarray]:
-        wanted, unwanted = [asked.wanted for asked in read], [asked.unwanted for asked in read]
+    def _query_columns(
+        self, parsed: Sequence[ParsedQuery], row: np.ndarray, product: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        wanted, unwanted = [query.wanted for query in parsed], [query.unwanted for query in parsed]
         found, best = self._bm25(wanted, row, product)
         columns = {"read, BM25 of what is wanted": found, "read, the same behind the best": found - best[row]}
         for name, encoded in (("MiniLM", self.minilm), ("CLIP", self.clip)):
-            columns[f"read, {name} of what is wanted"] = standardised(encoded, wanted, row, product)
-            columns[f"read, {name} of what is not"] = standardised(encoded, unwanted, row, product)
+            columns[f"read, {name} of what is wanted"] = standardised_cosines(encoded, wanted, row, product)
+            columns[f"read, {name} of what is not"] = standardised_cosines(encoded, unwanted, row, product)
         columns["read, words wanted"] = np.array([len(tokenize(words)) for words in wanted], dtype=np.float32)[row]
         columns["read, something is not wanted"] = np.array([bool(w) for w in unwanted], dtype=np.float32)[row]
-        return columns | self._word_by_word(wanted, row, product)
+        return columns | self._word_columns(wanted, row, product)
 
     def _bm25(self, texts: list[str], row: np.ndarray, product: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """BM25 of each pair [M], and the best of each query among all products [Q]."""
+        """Return BM25 of each pair [M], and the best of each query among all products [Q]."""
         found, best = np.zeros(len(row), dtype=np.float32), np.zeros(len(texts), dtype=np.float32)
         scores = np.zeros(len(self.product_ids), dtype=np.float32)
-        for query, (start, stop) in enumerate(_ranges(row, len(texts))):
+        for query, (start, stop) in enumerate(query_ranges(row, len(texts))):
             scores[self._keyword_rows] = self.keyword.term_scores(Counter(tokenize(texts[query])))
             found[start:stop], best[query] = scores[product[start:stop]], scores.max(initial=0.0)
         return found, best
 
-    def _word_by_word(self, wanted: list[str], row: np.ndarray, product: np.ndarray) -> dict[str, np.ndarray]:
-        """What the picture says to each wanted word on its own: the worst, the mean, the best of them, and the mean of
-        those words that are values of the catalogue's colours and materials."""
-        said = [words_of(text) for text in wanted]
-        vocabulary = sorted({word for words in said for word in words})
-        place = {word: at for at, word in enumerate(vocabulary)}
-        words_at = np.array([place[word] for words in said for word in words], dtype=np.int64)
-        starts = np.cumsum([0, *(len(words) for words in said)])
-        values = {field: has_tokens(vocabulary, known) for field, known in self._values.items()}
-        names = ("worst word", "mean of the words", "best word", *values)
+    def _word_columns(self, wanted: list[str], row: np.ndarray, product: np.ndarray) -> dict[str, np.ndarray]:
+        """Compare each wanted word with the picture: the worst, the mean, the best of them, and the mean of the words
+        that are values of the catalogue's colours and materials."""
+        words_by_query = [words_of(text) for text in wanted]
+        vocabulary = sorted({word for words in words_by_query for word in words})
+        numbers = {word: number for number, word in enumerate(vocabulary)}
+        is_value = {field: has_tokens(vocabulary, known) for field, known in self._values.items()}
+        names = ("worst word", "mean of the words", "best word", *is_value)
         columns = {name: np.full(len(row), np.nan, dtype=np.float32) for name in names}
-        scaled = Standardised(self.clip, vocabulary)
-        for query, (start, stop) in enumerate(_ranges(row, len(wanted))):
-            mine = words_at[starts[query] : starts[query + 1]]
-            if not len(mine) or start == stop:
+        scaled = StandardisedCosines(self.clip, vocabulary)
+        for words, (start, stop) in zip(words_by_query, query_ranges(row, len(wanted)), strict=True):
+            if not words or start == stop:
                 continue
-            fits = scaled.of(mine, product[start:stop])
-            chosen = {names[0]: fits.min(axis=0), names[1]: fits.mean(axis=0), names[2]: fits.max(axis=0)}
-            chosen |= {field: fits[among[mine]].mean(axis=0) for field, among in values.items() if among[mine].any()}
-            for name, value in chosen.items():
+            mine = np.array([numbers[word] for word in words], dtype=np.int64)
+            scores = scaled.of(mine, product[start:stop])
+            found = {names[0]: scores.min(axis=0), names[1]: scores.mean(axis=0), names[2]: scores.max(axis=0)}
+            found |= {name: scores[among[mine]].mean(axis=0) for name, among in is_value.items() if among[mine].any()}
+            for name, value in found.items():
                 columns[name][start:stop] = value
         return {f"read, CLIP word by word: {name}": column for name, column in columns.items()}
 
 
-class Standardised:
-    """Cosines of texts [T] with products, less their mean over all products that have a vector, divided by their
-    standard deviation there: how far a product stands out for this text. From the products' mean m and covariance S:
-    mean q.m, variance q'Sq."""
-
-    def __init__(self, encoded: Encoded, texts: Sequence[str]) -> None:
-        width = encoded.vectors.shape[1]
-        asked = encoded.encoder.encode(list(texts)).vectors if len(texts) else np.empty((0, width), dtype=np.float32)
-        mean, spread = encoded.mean_and_spread
-        self.asked, self.products = asked, encoded.vectors
-        self.mean = (asked @ mean).astype(np.float32)
-        variance = np.einsum("td,de,te->t", asked, spread, asked, optimize=True)
-        self.deviation = np.sqrt(np.maximum(variance, 1e-12)).astype(np.float32)
-
-    def of(self, texts: np.ndarray, products: np.ndarray) -> np.ndarray:
-        """[len(texts), len(products)], NaN for a product without a vector."""
-        cosines = self.asked[texts] @ self.products[products].T
-        return (cosines - self.mean[texts, None]) / self.deviation[texts, None]
-
-
-def standardised(encoded: Encoded, texts: Sequence[str], row: np.ndarray, product: np.ndarray) -> np.ndarray:
-    """`Standardised` of each pair [M]; NaN where the text is empty."""
-    scaled, column = Standardised(encoded, texts), np.full(len(row), np.nan, dtype=np.float32)
-    for query, (start, stop) in enumerate(_ranges(row, len(texts))):
-        if texts[query].strip():
-            column[start:stop] = scaled.of(np.array([query]), product[start:stop])[0]
-    return column
-
-
-def _ranges(row: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """Where the pairs of each query start and stop."""
-    ends = np.searchsorted(row, np.arange(count + 1))
-    return list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
-
-
-def _dot(queries: np.ndarray, products: np.ndarray, row: np.ndarray, product: np.ndarray) -> np.ndarray:
-    column = np.empty(len(row), dtype=np.float32)
-    for query, (start, stop) in enumerate(_ranges(row, len(queries))):
-        column[start:stop] = products[product[start:stop]] @ queries[query]
-    return column
+def _first(hits: Hits, count: int) -> Hits:
+    return Hits(hits.ids[:, :count], hits.scores[:, :count])

@@ -29,13 +29,16 @@ from typing import Any
 
 import numpy as np
 
+from chapter01_baseline.systems import BM25, MINILM
+from chapter02_two_tower.systems import TWO_TOWERS
+from chapter03_multimodal.systems import CLIP, TEXT_IMAGE
 from common.cli import run_step
 from common.errors import CourseError
 from course.benchmarks.load_client import Connection, Exchange, Load, message, percentiles, run_load
 from course.benchmarks.service_process import serving
 
 SOURCE = "pocket_shop"
-SYSTEMS = ("two towers", "text + image", "learned ranker")
+SYSTEMS = (TWO_TOWERS, TEXT_IMAGE, "learned ranker")
 BATCH = 64
 WARM_UP = 32
 HITS = 10
@@ -43,7 +46,7 @@ ROUNDING = 2**-6
 """Four steps of bfloat16 at 1, which the encoders compute in where the processor does, and whose rounding adds up over
 their layers: among 2,001 texts, alone and in batches of 32, one moved a cosine of `text + image` by 0.0095, no other by
 more than 0.0022."""
-SMOOTH = ("BM25", "MiniLM", "two towers", "CLIP, text to image", "text + image")
+SMOOTH = (BM25, MINILM, TWO_TOWERS, CLIP, TEXT_IMAGE)
 """Systems whose scores move as little as the query's vector does."""
 PERCENTS = (50, 95, 99)
 DRAWS = 50

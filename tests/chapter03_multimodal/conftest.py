@@ -145,9 +145,11 @@ def _chapters_1_and_2(catalogue: Catalogue, towers: Path) -> None:
     source, encoder = str(catalogue.folder), str(towers / "encoder")
     reindex_1.main(reindex_1.ReindexConfig(catalogue=source, model=encoder, max_length=32))
     choose_1.main(choose_1.ChooseConfig(catalogue=source))
-    evaluate_1.main(evaluate_1.EvaluateConfig(catalogue=source))
+    if len(catalogue.queries):
+        evaluate_1.main(evaluate_1.EvaluateConfig(catalogue=source))
     with Artifacts.for_catalogue(catalogue).new_run("chapter02_two_tower", "train", config={}) as run:
         shutil.copytree(towers / "best", run / "best")
     reindex_2.main(reindex_2.ReindexConfig(catalogue=source))
     choose_2.main(choose_2.ChooseConfig(catalogue=source))
-    evaluate_2.main(evaluate_2.EvaluateConfig(catalogue=source))
+    if len(catalogue.queries):
+        evaluate_2.main(evaluate_2.EvaluateConfig(catalogue=source))

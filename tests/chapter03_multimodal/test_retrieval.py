@@ -17,14 +17,13 @@ from chapter03_multimodal.retrieval import (
     load_retrieval,
     main,
     measure,
-    scoreboard_rows,
 )
 from chapter03_multimodal.retrieval_metrics import retrieval_metrics
 from chapter03_multimodal.train import clip_folders
 from common.artifacts import Artifacts
 from common.errors import CourseError, MissingArtifact
+from common.scoreboard import read_scoreboard
 from common.statistics import holm
-from course.scoreboard import COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def result(thread):
 
 def test_a_row_a_usable_picture_of_the_split_that_has_a_text(thread, result):
     data = load_multimodal_data(thread[1], thread[0])
-    pairs = data.pairs[(data.pairs["split"] == "test") & (data.pairs["text"] != "")]
+    pairs = data.with_text("test")
     assert list(result.per_pair) == [ZERO_SHOT, FINE_TUNED]
     for table in result.per_pair.values():
         assert table.index.tolist() == pairs["product_id"].tolist()
@@ -44,7 +43,7 @@ def test_a_row_a_usable_picture_of_the_split_that_has_a_text(thread, result):
 def test_the_figures_are_those_of_both_models_by_hand(thread, result, tiny_clip):
     catalogue, artifacts = thread
     data = load_multimodal_data(artifacts, catalogue)
-    pairs = data.pairs[(data.pairs["split"] == "test") & (data.pairs["text"] != "")]
+    pairs = data.with_text("test")
     tables = {}
     for name, folder in ((ZERO_SHOT, tiny_clip), (FINE_TUNED, clip_folders(artifacts)["best"])):
         encoder = load_clip_encoder(folder)
@@ -68,9 +67,9 @@ def test_every_metric_is_compared_and_the_p_values_are_corrected_together(result
 
 
 def test_its_rows_on_the_scoreboard_have_the_course_s_columns(thread, result):
-    rows = scoreboard_rows(result, thread[0])
-    assert {*rows} == {*COLUMNS}
+    rows = read_scoreboard(result.run.path)
     assert {*rows["system"]} == {ZERO_SHOT, FINE_TUNED} and {*rows["split"]} == {"test"}
+    assert {*rows["source"]} == {"thread"} and rows["seconds"].isna().all()
     assert {"text to image R@1", "image to text MRR"} <= {*rows["metric"]}
     assert rows["value"].tolist() == result.board["value"].tolist()
 
@@ -83,7 +82,7 @@ def test_it_is_measured_once_and_another_split_is_another_run(thread, result):
     for name in (ZERO_SHOT, FINE_TUNED):
         pd.testing.assert_frame_equal(again.per_pair[name], result.per_pair[name])
     val = main(RetrievalConfig(catalogue=source, split="val"))
-    assert val.run.name != result.run.name and {*scoreboard_rows(val, catalogue)["split"]} == {"val"}
+    assert val.run.name != result.run.name and {*read_scoreboard(val.run.path)["split"]} == {"val"}
     assert not {*val.per_pair[ZERO_SHOT].index} & {*result.per_pair[ZERO_SHOT].index}
     main(RetrievalConfig(catalogue=source))
 

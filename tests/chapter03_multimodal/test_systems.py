@@ -10,7 +10,7 @@ from chapter01_baseline.reindex import load_indices
 from chapter02_two_tower import systems as chapter02
 from chapter03_multimodal.choose import PICTURE_DEPTH, load_joint_towers, load_picture_choices
 from chapter03_multimodal.reindex import load_pictures
-from chapter03_multimodal.systems import BEST, CLIP, NAMES, systems, under_our_names
+from chapter03_multimodal.systems import BEST, CLIP, NAMES, SCORES, systems
 from common.artifacts import Artifacts
 from common.errors import MissingArtifact
 from common.search import Searcher
@@ -26,7 +26,7 @@ def found(thread):
 
 def test_each_has_a_name_that_no_other_chapter_uses(found):
     ours = [CLIP, *NAMES.values(), BEST]
-    assert list(found) == ours and not {*ours} & {*chapter02.NAMES.values()}
+    assert list(found) == ours == list(SCORES) and not {*ours} & {*chapter02.NAMES.values()}
     assert all(isinstance(searcher, Searcher) for searcher in found.values())
 
 
@@ -63,14 +63,6 @@ def test_the_best_adds_the_pictures_scores_to_chapter_2s_best(thread, found):
     hits = found[BEST].search(QUERIES, 10)
     assert (hits.ids == by_hand.ids).all()
     np.testing.assert_allclose(hits.scores, by_hand.scores)
-
-
-def test_what_stands_under_chapter_1s_names_is_renamed_and_the_rest_left_out():
-    assert under_our_names({name: name.upper() for name in (*NAMES, "BM25", "BM25 + RM3")}) == {
-        "text + image": "MINILM",
-        "text + image + Rocchio": "MINILM + ROCCHIO",
-        "text + image + BM25": "FUSION",
-    }
 
 
 def test_without_an_index_the_error_names_the_command(thread, tmp_path):
