@@ -1,4 +1,4 @@
-"""Measures the towers on the queries that chapter 1 was measured on, and tests every claim against its systems.
+"""Measure the towers on chapter 1's queries, and test every claim against its systems.
 
 `python -m chapter02_two_tower.evaluate --catalogue pocket_shop`
 
@@ -8,7 +8,7 @@ feedback are cross-validated in chapter 1's folds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,9 +27,10 @@ from chapter01_baseline.evaluate import (
     search_all,
     to_scoreboard,
 )
-from chapter01_baseline.systems import FIRST_STAGES, RERANKED, first_stages
+from chapter01_baseline.systems import FUSION, MINILM, first_stages
+from chapter01_baseline.systems import SCORES as BASELINE_SCORES
 from chapter02_two_tower.reindex import CHAPTER, load_both
-from chapter02_two_tower.systems import ablations, with_towers
+from chapter02_two_tower.systems import RANDOM_NEGATIVES, TWO_TOWERS, TWO_TOWERS_BM25, ablations, with_towers
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue, load_catalogue
 from common.cli import run_step
@@ -40,16 +41,16 @@ from common.search import Hits
 STEP = "evaluate"
 HEADLINE = "nDCG@10"
 JUDGED_ONLY = "nDCG@10*"
-"""nDCG@10 with unjudged products taken out of the ranking. Reported where judgements have holes: the pool they come
-from was filled by other systems, and a product that only the towers find counts as irrelevant in the plain figure."""
+"""nDCG@10 without unjudged products, reported where judgements are incomplete: other systems filled their pool, so the
+plain figure counts a product that only the towers find as irrelevant."""
 
 CLAIMS = (
-    *(("two towers", "MiniLM", metric) for metric in ("R@10", "MRR", "R@50", "R@200", HEADLINE, JUDGED_ONLY)),
-    ("two towers", "two towers, random negatives", HEADLINE),
-    *(("two towers + BM25", other, HEADLINE) for other in (*FIRST_STAGES, *(f"reranked {name}" for name in RERANKED))),
-    ("two towers + BM25", "fusion", JUDGED_ONLY),
+    *((TWO_TOWERS, MINILM, metric) for metric in ("R@10", "MRR", "R@50", "R@200", HEADLINE, JUDGED_ONLY)),
+    (TWO_TOWERS, RANDOM_NEGATIVES, HEADLINE),
+    *((TWO_TOWERS_BM25, other, HEADLINE) for other in BASELINE_SCORES),
+    (TWO_TOWERS_BM25, FUSION, JUDGED_ONLY),
 )
-"""What the chapter makes a statement about (system, against, metric); the p-values are corrected together (Holm)."""
+"""The claims of the chapter (system, against, metric); their p-values are corrected together (Holm)."""
 
 
 @dataclass(frozen=True)
@@ -65,31 +66,63 @@ class EvaluateConfig:
     gains: str = "linear"
     """linear or esci, as in chapter 1's evaluation."""
     seed: int = 0
-    """Of the bootstrap, the paired tests and the folds; the last must be chapter 1's."""
+    """Seed of the bootstrap, the paired tests and the folds; the folds must be chapter 1's."""
 
 
 def main(config: EvaluateConfig) -> EvaluateResult:
-    """Search with the chapter's systems, score the hits, and save scoreboard, scores of each query, runs and claims.
-
-    The comparisons have two columns more than chapter 1's: `relative` and `recovered` (see `add_gains`). Raises
-    CourseError if chapter 1 was not evaluated on the same queries in the same way.
-    """
+    """Measure the chapter's systems against chapter 1's; see `evaluate_against`."""
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
-    inputs = {step: artifacts.current(CHAPTER, step) for step in ("reindex", "choose")}
-    inputs["baseline"] = artifacts.current(baseline.CHAPTER, STEP)
-    if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
-        queries = judged_queries(catalogue, config.split)
-        theirs = earlier_scores(artifacts, catalogue, queries, config)
-        with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
-            if len(queries):
-                hits, seconds = _search(catalogue, artifacts, queries, config)
-                ours = score_all(hits, queries, catalogue, config.gains)
-                ours = add_judged_only(ours, hits, catalogue, config.gains)
-                board = to_scoreboard(ours, seconds, catalogue, config, CHAPTER)
-                comparisons = add_gains(compare_claims(theirs | ours, config.seed, CLAIMS), theirs | ours)
-                save_evaluation(folder, board, ours, comparisons, hits)
-    return load_evaluation(artifacts, CHAPTER)
+    return evaluate_against(
+        (baseline.CHAPTER,),
+        lambda queries: _search(catalogue, artifacts, queries, config),
+        chapter=CHAPTER,
+        steps={step: (CHAPTER, step) for step in ("reindex", "choose")},
+        claims=CLAIMS,
+        catalogue=catalogue,
+        artifacts=artifacts,
+        config=config,
+    )
+
+
+def evaluate_against(
+    earlier: Sequence[str],
+    search: Callable[[pd.DataFrame], tuple[Mapping[str, Hits], Mapping[str, float]]],
+    *,
+    chapter: str,
+    steps: Mapping[str, tuple[str, str]],
+    claims: Sequence[tuple[str, str, str]],
+    catalogue: Catalogue,
+    artifacts: Artifacts,
+    config: EvaluateConfig,
+    instead: str = "",
+) -> EvaluateResult:
+    """Measure a chapter's systems on the judged queries, compare them with those of earlier chapters, and save it all.
+
+    earlier: chapters, whose evaluations are read. search: returns the hits of every system for the queries, and the
+    seconds that each took. steps: chapter and step of the other runs that the figures depend on, by their name in the
+    manifest. claims: (system, against, metric). instead: what else can be measured, for the error.
+
+    Saves scoreboard, scores of each query, hits and comparisons; these have two columns more than chapter 1's:
+    `relative` and `recovered` (see `add_gains`). Raises CourseError if no query is judged, or if an earlier chapter was
+    not evaluated on the same queries in the same way.
+    """
+    queries = judged_queries(catalogue, config.split)
+    if queries.empty:
+        said = f"evaluate: catalogue {catalogue.source} has no judged queries of split {config.split!r}."
+        raise CourseError(f"{said}\n{instead}" if instead else said)
+    evaluations = {one: (one, STEP) for one in earlier}
+    inputs = {name: artifacts.current(*step) for name, step in {**steps, **evaluations}.items()}
+    if artifacts.reuse(chapter, STEP, config=config, inputs=inputs) is None:
+        theirs: dict[str, pd.DataFrame] = {}
+        for one in earlier:
+            theirs |= earlier_scores(artifacts, catalogue, queries, config, one)
+        with artifacts.new_run(chapter, STEP, config=config, inputs=inputs) as folder:
+            hits, seconds = search(queries)
+            ours = add_judged_only(score_all(hits, queries, catalogue, config.gains), hits, catalogue, config.gains)
+            comparisons = add_gains(compare_claims(theirs | ours, config.seed, claims), theirs | ours)
+            save_evaluation(folder, to_scoreboard(ours, seconds, catalogue, config, chapter), ours, comparisons, hits)
+    return load_evaluation(artifacts, chapter)
 
 
 def earlier_scores(
@@ -99,7 +132,7 @@ def earlier_scores(
     config: EvaluateConfig,
     chapter: str = baseline.CHAPTER,
 ) -> dict[str, pd.DataFrame]:
-    """Return what an earlier chapter's evaluation in force says of each query, by system, judged-only figures added.
+    """Return an earlier chapter's figures for each query by system, with the judged-only ones added.
 
     Raises CourseError, with the command that mends it, unless that evaluation is of the same queries, gains, indices
     and (where there are folds) seed.
@@ -129,8 +162,7 @@ def earlier_scores(
 def add_judged_only(
     per_query: Mapping[str, pd.DataFrame], hits: Mapping[str, Hits], catalogue: Catalogue, gains: str
 ) -> dict[str, pd.DataFrame]:
-    """Return the tables of all systems with the column `JUDGED_ONLY` more; as they are where the catalogue knows the
-    full truth, for there nothing is unjudged."""
+    """Add the column `JUDGED_ONLY` to the tables of all systems, unless the catalogue knows the full truth."""
     if len(catalogue.truth):
         return dict(per_query)
     asked = {"metrics": [HEADLINE], "gains": gains, "judged_only": True}
@@ -142,10 +174,10 @@ def add_judged_only(
 
 
 def add_gains(comparisons: pd.DataFrame, per_query: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the comparisons with two more ways to say a difference.
+    """Add two columns to the comparisons.
 
-    `relative`: difference / what the other reaches. `recovered`, of recalls: difference / what the other misses, the
-    share of it that is found now; NaN for other metrics.
+    `relative`: difference / the other's figure. `recovered`, of recalls: difference / what the other misses, the share
+    of it that is found now; NaN for other metrics.
     """
     if comparisons.empty:
         return comparisons
@@ -164,8 +196,7 @@ def wins_and_losses(
 ) -> pd.DataFrame:
     """Return the queries on which a gains most over b and those on which it loses most, at most n each.
 
-    Columns: query_id, query, kind, `a`, `b` (the metric), difference; best gain first, worst loss last. A figure says
-    how much better a system is; these rows say at what.
+    Columns: query_id, query, kind, `a`, `b` (the metric), difference; best gain first, worst loss last.
     """
     table = queries[["query_id", "query", "kind"]].copy()
     for name, scores in (("a", per_query_a), ("b", per_query_b)):
@@ -183,20 +214,20 @@ def unseen_recall(
     trained: set[str],
     k: int = 50,
 ) -> pd.DataFrame:
-    """Does a system find only what it was trained on? R@k over relevant products that were a positive of some training
-    pair (`seen`) and over those that never were (`unseen`).
+    """Measure R@k over relevant products that were a training positive (`seen`), and over all others (`unseen`).
 
-    hits: by system, row i for query_ids[i]. trained: product ids of the training positives. Returns a row a system and
-    group: system, products, R@k (mean over the queries that have such products), n_queries.
+    A system that only finds what it was trained on has a low figure for unseen ones. hits: by system, row i for
+    query_ids[i]. trained: product ids of the training positives. Returns a row a system and group: system, products,
+    R@k (mean over the queries that have such products), n_queries.
     """
     relevant = judgements[(judgements["grade"] >= RELEVANT_GRADE) & judgements["query_id"].isin(query_ids)]
     rows = []
     for group, part in (("seen", True), ("unseen", False)):
         grades = relevant[relevant["product_id"].isin(trained) == part]
-        asked = np.flatnonzero(pd.Index(query_ids).isin(grades["query_id"]))
-        ids = [query_ids[row] for row in asked]
+        chosen = np.flatnonzero(pd.Index(query_ids).isin(grades["query_id"]))
+        ids = [query_ids[row] for row in chosen]
         for system, found in hits.items() if ids else ():
-            scores = evaluate(Hits(found.ids[asked], found.scores[asked]), ids, grades, metrics=[f"R@{k}"])
+            scores = evaluate(Hits(found.ids[chosen], found.scores[chosen]), ids, grades, metrics=[f"R@{k}"])
             rows.append((system, group, float(scores[f"R@{k}"].mean()), len(ids)))
     return pd.DataFrame(rows, columns=["system", "products", f"R@{k}", "n_queries"])
 
@@ -205,7 +236,7 @@ def _search(
     catalogue: Catalogue, artifacts: Artifacts, queries: pd.DataFrame, config: EvaluateConfig
 ) -> tuple[dict[str, Hits], dict[str, float]]:
     indices, towers = load_both(artifacts, catalogue)
-    swapped = towers.in_place_of_the_baseline(indices)
+    swapped = towers.as_indices(indices)
     if config.split != "val":
         searchers = with_towers(first_stages(swapped, load_choices(artifacts, CHAPTER)))
         return search_all(searchers | ablations(towers), queries)

@@ -1,1 +1,1 @@
-"""Notebook 4: the learned ranker, which brings categories back to search."""
+"""Rank search results with gradient-boosted trees: notebook 4, where categories come back to search."""

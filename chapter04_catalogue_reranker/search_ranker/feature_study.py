@@ -1,8 +1,8 @@
-"""What the learned ranker owes to whom: the gain of its features, what is lost without them, chapter by chapter.
+"""Measure what the features of the learned ranker contribute: gain, permutation importance, ablations.
 
-A feature's *gain* says how much the trees used it in training; *permuting* a group of columns says what the ranking of
-validation queries loses without their meaning; an *ablation* trains again with less, and the other columns may step in.
-The three answer different questions, and disagree.
+A feature's *gain* says how much the trees used it in training. *Permutation importance* says how much the ranking of
+validation queries loses if the values of a group of columns are shuffled. An *ablation* trains again with fewer
+columns, and the others may step in. The three answer different questions, and disagree.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ CHAPTERS = {
     "chapters 1 to 3": (PICTURES, (WORDS, PICTURES)),
     "chapters 1 to 4": (PICTURES, READ),
 }
-"""What there is up to a chapter: whose best system to start from, and the columns to read."""
+"""By the chapters that there are: whose best system to start from, and the columns to read."""
 
 WITHOUT = {f"without {group.partition(': ')[2]}": tuple(g for g in READ if g != group) for group in READ}
 TRAP = "with the towers' columns"
 
 
 class Learner(NamedTuple):
-    """Tables of training and validation queries; positions and grades of the training pairs; what to validate by."""
+    """Tables of training and validation queries, positions and grades of the training pairs, and the validation."""
 
     train: PairTable
     val: PairTable
@@ -56,7 +56,7 @@ class Learner(NamedTuple):
     validation: Validation
 
     def try_out(self, settings: Boosting, start: str, groups: Collection[str]) -> tuple[Booster, np.ndarray]:
-        """The trees, and nDCG@10 [S, Q] after every stage."""
+        """Fit trees, and return them with nDCG@10 after every stage, [S, Q]."""
         columns = self.train.columns_of(groups)
         table, at = self.train, self.positions
         booster = fit(table.values.iloc[at][columns], self.grades, table.row[at], table.starts[start][at], settings)
@@ -65,7 +65,7 @@ class Learner(NamedTuple):
 
 
 def importances(booster: Booster, groups: dict[str, str], trees: int) -> pd.DataFrame:
-    """The share of each column, by its name in the table, in what all splits gained."""
+    """Return each column's share of the gain of all splits. groups: of all columns of the table."""
     columns = [name for name in groups if groups[name] in READ]
     gain = booster.feature_importance("gain", iteration=trees)
     table = pd.DataFrame({"feature": columns, "group": [groups[name] for name in columns], "gain": gain})
@@ -73,10 +73,13 @@ def importances(booster: Booster, groups: dict[str, str], trees: int) -> pd.Data
     return table.sort_values(["gain", "feature"], ascending=[False, True], ignore_index=True)
 
 
-def permuted(
+def permutation_importance(
     learner: Learner, booster: Booster, columns: list[str], trees: int, settings: Boosting, rounds: int = 3
 ) -> pd.DataFrame:
-    """The mean loss of nDCG@10 when a group's columns are dealt anew to the validation pairs, all in one order."""
+    """Return the mean loss of nDCG@10 if a group's columns are shuffled among the validation pairs, all in one order.
+
+    Source: Breiman, "Random Forests" (2001); here by groups, since columns of one group say nearly the same.
+    """
     rng, values = np.random.default_rng(settings.seed), learner.val.values[columns]
     start = settings.start_weight * learner.val.starts[PICTURES]
 
@@ -96,7 +99,11 @@ def permuted(
 
 
 def ablations(learner: Learner, settings: Boosting, reached: float) -> pd.DataFrame:
-    """The same training with less, or with the columns that one should not read; `reached`: by the ranker itself."""
+    """Train again with fewer columns, and with those that a ranker should not read.
+
+    reached: nDCG@10 of the ranker itself. Columns: name, kind ("chapters", "without", "trap"), start_system, start (its
+    nDCG@10 alone), nDCG@10 with the best number of trees.
+    """
     plan = [(name, "chapters", start, groups) for name, (start, groups) in CHAPTERS.items()]
     plan += [(name, "without", PICTURES, groups) for name, groups in WITHOUT.items()]
     plan.append((TRAP, "trap", PICTURES, (*READ, SEEN_THE_JUDGEMENTS)))
@@ -107,10 +114,6 @@ def ablations(learner: Learner, settings: Boosting, reached: float) -> pd.DataFr
         value = reached if same else float(learner.try_out(settings, start, groups)[1].mean(axis=1).max())
         rows.append((name, kind, BEST_OF_CHAPTER[start], alone, value))
     return pd.DataFrame(rows, columns=["name", "kind", "start_system", "start", "nDCG@10"])
-
-
-def no_ablations() -> pd.DataFrame:
-    return pd.DataFrame({name: [] for name in ("name", "kind", "start_system", "start", "nDCG@10")})
 
 
 COLOURS = dict(zip(GROUPS, ("#33658a", "#8f8f8f", "#8fbf9f", "#f26419", "#f6ae2d"), strict=True))
@@ -132,7 +135,7 @@ def draw_importances(axes: Axes, table: pd.DataFrame, *, most: int = 20) -> None
 
 
 def draw_ablation(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw nDCG@10 of every row of `ablations` as a bar, and inside it, lighter, what its start alone reaches."""
+    """Draw nDCG@10 of every row of `ablations` as a bar, and inside it, lighter, that of its start alone."""
     places, starts, reached = range(len(table)), table["start"], table["nDCG@10"]
     colours = table["kind"].map({"chapters": "#33658a", "without": "#8fbf9f", "trap": "#f26419"})
     axes.barh(places, reached, color=colours.tolist())

@@ -1,10 +1,10 @@
-"""The course's last ranker: gradient-boosted trees over what all four chapters know of a query and a product.
+"""Train and load the course's last ranker: gradient-boosted trees over the features of all four chapters.
 
 `python -m chapter04_catalogue_reranker.search_ranker.learned_ranker --catalogue pocket_shop`
 
-Trained on the judged training queries. On validation queries are chosen: the leaves of a tree, the weight of the
-starting score, and the number of trees. Since these flatter the figure on the same queries, the result holds a second
-one, in which every query is scored with what was chosen on others.
+It is trained on the judged training queries. The leaves of a tree, the weight of the starting score and the number of
+trees are chosen on validation queries. That flatters the figure on the same queries, so the result holds a second one,
+in which every query is scored with the settings chosen on others.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from chapter01_baseline.choose import evaluation_judgements, judged_queries
 from chapter04_catalogue_reranker.search_ranker.boosted_ranking import (
     Boosting,
     Validation,
-    chosen_without,
     grades_of,
-    learn_from,
+    out_of_fold,
+    training_pairs,
 )
 from chapter04_catalogue_reranker.search_ranker.feature_study import (
     READ,
     Learner,
     ablations,
     importances,
-    no_ablations,
-    permuted,
+    permutation_importance,
 )
 from chapter04_catalogue_reranker.search_ranker.query_features import PICTURES, PairTable, QueryFeatures
-from common.artifacts import Artifacts, RunFolder, read_json, write_json
+from common.artifacts import Artifacts, RunFolder
+from common.atomic import read_json, write_json
 from common.catalogue import Catalogue, load_catalogue
 from common.cli import run_step
 from common.errors import CourseError
@@ -47,49 +47,47 @@ if TYPE_CHECKING:
 
 CHAPTER, STEP = "chapter04_catalogue_reranker", "search_ranker.learned_ranker"
 MODEL, SETTINGS = "trees.txt", "ranker.json"
+TABLES = ("choices", "validation", "importances", "permutation", "ablations")
 
 
 @dataclass(frozen=True)
 class RankerConfig:
-    """Train the learned ranker on the training queries of a catalogue, and choose its size on the validation ones."""
+    """Train the learned ranker on the training queries of a catalogue, and choose its settings on validation."""
 
     catalogue: str = "pocket_shop"
     """Name of a catalogue, or the path of a saved one."""
     profile: str | None = None
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
     trees: int = 200
-    """At most so many; a multiple of 20."""
+    """Number of trees at most; a multiple of 20."""
     leaves: tuple[int, ...] = (4, 7, 15)
     """Leaves of a tree to try."""
     start_weights: tuple[float, ...] = (2.5, 5.0, 10.0)
     """Weights of the starting score to try."""
     learning_rate: float = 0.08
-    """How far each tree goes."""
-    least_data: int = 50
+    """Factor of what each tree adds."""
+    min_data_in_leaf: int = 50
     """Pairs of a leaf, at least."""
     unjudged_share: float = 0.3
     """Share of the unjudged candidates that count as grade 0 in training."""
     unjudged_below: int = 20
-    """Only such as the starting system ranks lower than this."""
+    """Only candidates that the starting system ranks below this count."""
     gains: str = "linear"
-    """Gains of nDCG@10, which is trained for and chosen by: linear or esci."""
-    ablate: bool = True
-    """Whether to train the ablations too."""
+    """Gains of nDCG@10 in training and choice: linear or esci."""
     threads: int = 2
-    """Of LightGBM; they do not change the result."""
+    """Threads of LightGBM; they do not change the result."""
     seed: int = 0
     """Of the sample of unjudged candidates, of the trees, and of the folds."""
 
 
 @dataclass(frozen=True)
 class RankerResult:
-    """What the step found; all figures are nDCG@10 on the validation queries.
+    """Settings and figures of a ranker; all figures are nDCG@10 on the validation queries.
 
-    settings: of the ranker (`Boosting`, number of trees). choices: leaves, start_weight, trees, nDCG@10 of the best
-    number of trees. validation: query_id, kind, start, ranker, ranker_chosen_without (see the module's docstring).
-    importances: feature, group, gain (share of the gain of all splits). permuted: group, drop (of nDCG@10 when the
-    group's columns are shuffled). ablations: name, kind ("chapters", "without", "trap"), start, nDCG@10; start is what
-    the starting score alone reaches. seconds: of features and of training.
+    settings: leaves, start_weight, number of trees, columns. choices: leaves, start_weight, best number of trees and
+    its nDCG@10. validation: query_id, kind, start, ranker, ranker_out_of_fold (see the module's docstring).
+    importances: feature, group, gain (share of the gain of all splits). permutation: group, drop (of nDCG@10 if the
+    group's columns are shuffled). ablations: see `feature_study.ablations`. seconds: of features and of training.
     """
 
     run: RunFolder
@@ -97,7 +95,7 @@ class RankerResult:
     choices: pd.DataFrame
     validation: pd.DataFrame
     importances: pd.DataFrame
-    permuted: pd.DataFrame
+    permutation: pd.DataFrame
     ablations: pd.DataFrame
     seconds: dict[str, float]
 
@@ -105,7 +103,7 @@ class RankerResult:
 class LearnedRanker:
     """Ranks the candidates of `QueryFeatures` by start_weight * start + trees; a `common.search.Searcher`.
 
-    The starting score is that of chapter 3's best system. Behind the candidates follow its other hits, in its order.
+    The starting score is that of chapter 3's best system, whose other hits follow after the candidates, in its order.
     booster: reads `columns`.
     """
 
@@ -122,7 +120,7 @@ class LearnedRanker:
         self.start_weight, self.threads = start_weight, threads
 
     def score(self, table: PairTable) -> np.ndarray:
-        """The score of each pair [M]."""
+        """Return the score of each pair [M]."""
         if not len(table.row):
             return np.empty(0)
         moved = self.booster.predict(table.values[self.columns].to_numpy(), num_threads=self.threads)
@@ -136,7 +134,7 @@ class LearnedRanker:
         allowed: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> Hits:
-        """The k best products of each query; see `common.search.Searcher`."""
+        """Return the k best products of each query; see `common.search.Searcher`."""
         request = check_request(queries, k, allowed, exclude)
         if not request.queries:
             return empty_hits(0, request.k)
@@ -146,16 +144,16 @@ class LearnedRanker:
         for query in range(len(request.queries)):
             part = slice(ends[query], ends[query + 1])
             ids, found = self.features.product_ids[table.product[part]].tolist(), scores[part].tolist()
-            known, floor = {*ids}, min(found, default=0.0)
-            below = [product_id for product_id, _ in table.best.row(query) if product_id not in known]
-            rows.append(([*ids, *below], [*found, *(floor - place for place in range(1, len(below) + 1))]))
+            candidates, lowest = {*ids}, min(found, default=0.0)
+            others = [product_id for product_id, _ in table.best.row(query) if product_id not in candidates]
+            rows.append(([*ids, *others], [*found, *(lowest - place for place in range(1, len(others) + 1))]))
         return hits_from_rows(rows, request.k)
 
 
 def main(config: RankerConfig) -> RankerResult:
-    """Make the features, choose, train, ablate, and save; or read what the same settings made before.
+    """Build the features, train, choose, ablate and save, or read the result of an earlier run.
 
-    Raises `MissingArtifact` with the command for whatever the earlier chapters have not made, and CourseError for a
+    Raises `MissingArtifact` with the command for what the earlier chapters have not made, and CourseError for a
     catalogue without judged training or validation queries.
     """
     _check(config)
@@ -177,7 +175,7 @@ def main(config: RankerConfig) -> RankerResult:
 
 
 def _check(config: RankerConfig) -> None:
-    """Refuse settings that would fail after the features are made."""
+    """Raise CourseError for settings that would fail only after the features are built."""
     rules = {
         "trees": (config.trees >= 1 and config.trees % Boosting.stage == 0, f"a multiple of {Boosting.stage}"),
         "leaves": (bool(config.leaves) and min(config.leaves) >= 2, "numbers of at least 2"),
@@ -191,7 +189,7 @@ def _check(config: RankerConfig) -> None:
 
 
 def inputs_of(artifacts: Artifacts) -> dict[str, RunFolder]:
-    """The runs that features are made from, by name; raises `MissingArtifact` for one that is not there."""
+    """Return the runs that features are built from, by name; raises `MissingArtifact` if one is missing."""
     steps = {
         "words": ("chapter01_baseline", "reindex"),
         "words_choices": ("chapter01_baseline", "choose"),
@@ -205,37 +203,39 @@ def inputs_of(artifacts: Artifacts) -> dict[str, RunFolder]:
 
 
 def load_result(artifacts: Artifacts) -> RankerResult:
-    """Read the run in force; raises `MissingArtifact` with the command that makes one."""
+    """Read the current run; raises `MissingArtifact` with the command that makes one."""
     run = artifacts.current(CHAPTER, STEP)
     settings = read_json(run.path / SETTINGS)
     seconds = settings.pop("seconds")
-    names = ("choices", "validation", "importances", "permuted", "ablations")
-    tables = {name: pd.read_parquet(run.path / f"{name}.parquet") for name in names}
+    tables = {name: pd.read_parquet(run.path / f"{name}.parquet") for name in TABLES}
     return RankerResult(run, settings, **tables, seconds=seconds)
 
 
 def load_ranker(artifacts: Artifacts, catalogue: Catalogue) -> LearnedRanker:
-    """Read the ranker in force. Raises `MissingArtifact` with the command that trains it, and CourseError if anything
-    that it reads was made anew since."""
+    """Read the current ranker. Raises `MissingArtifact` with the command that trains it, and CourseError if one of its
+    inputs has changed since."""
     import lightgbm
 
     run = artifacts.current(CHAPTER, STEP)
     changed = [name for name, found in inputs_of(artifacts).items() if run.manifest["inputs"].get(name) != found.name]
     if changed:
         raise CourseError(
-            f"{CHAPTER}: since the ranker was trained, others were made of: {', '.join(changed)}.\n"
+            f"{CHAPTER}: these inputs have changed since the ranker was trained: {', '.join(changed)}.\n"
             f"Train it again with: python -m {CHAPTER}.{STEP}"
         )
     booster = lightgbm.Booster(model_str=(run.path / MODEL).read_text(encoding="utf-8"))
     settings = read_json(run.path / SETTINGS)
-    features = QueryFeatures.load(artifacts, catalogue)
-    threads = run.manifest["config"]["threads"]
-    kept = {"start_weight": settings["start_weight"], "threads": threads}
-    return LearnedRanker(features, booster, settings["columns"], **kept)
+    return LearnedRanker(
+        QueryFeatures.load(artifacts, catalogue),
+        booster,
+        settings["columns"],
+        start_weight=settings["start_weight"],
+        threads=run.manifest["config"]["threads"],
+    )
 
 
 def _learner(features: QueryFeatures, catalogue: Catalogue, config: RankerConfig) -> tuple[Learner, pd.DataFrame]:
-    """What to learn from and validate by, and the validation queries."""
+    """Return training pairs and validation, and the validation queries."""
     parts = {split: judged_queries(catalogue, split) for split in ("train", "val")}
     for split, queries in parts.items():
         if queries.empty:
@@ -244,15 +244,15 @@ def _learner(features: QueryFeatures, catalogue: Catalogue, config: RankerConfig
     ids = {split: queries["query_id"].tolist() for split, queries in parts.items()}
     grades = grades_of(tables["train"], ids["train"], features.product_ids, catalogue.judgements)
     sample = {"share": config.unjudged_share, "below": config.unjudged_below, "seed": config.seed}
-    positions, grades = learn_from(tables["train"], grades, tables["train"].starts[PICTURES], **sample)
+    positions, grades = training_pairs(tables["train"], grades, tables["train"].starts[PICTURES], **sample)
     truth = evaluation_judgements(catalogue)
     validation = Validation.of(tables["val"], ids["val"], features.product_ids, truth, config.gains)
     return Learner(tables["train"], tables["val"], positions, grades, validation), parts["val"]
 
 
 def _train(learner: Learner, queries: pd.DataFrame, config: RankerConfig) -> dict:
-    """Everything that the step saves, by name."""
-    shared = ("trees", "learning_rate", "least_data", "gains", "threads", "seed")
+    """Choose the settings, and return all that the step saves, by name."""
+    shared = ("trees", "learning_rate", "min_data_in_leaf", "gains", "threads", "seed")
     basis = Boosting(**{name: getattr(config, name) for name in shared})
     grid = [
         replace(basis, leaves=leaves, start_weight=weight)
@@ -275,7 +275,7 @@ def _train(learner: Learner, queries: pd.DataFrame, config: RankerConfig) -> dic
     validation = queries[["query_id", "kind"]].assign(
         start=learner.validation.ndcg(learner.val.starts[PICTURES]),
         ranker=figures[best, means[best].argmax()],
-        ranker_chosen_without=chosen_without(figures.reshape(-1, figures.shape[2]), config.seed),
+        ranker_out_of_fold=out_of_fold(figures.reshape(-1, figures.shape[2]), config.seed),
     )
     columns = learner.train.columns_of(READ)
     settings = {"leaves": chosen.leaves, "start_weight": chosen.start_weight, "trees": trees, "columns": columns}
@@ -285,8 +285,8 @@ def _train(learner: Learner, queries: pd.DataFrame, config: RankerConfig) -> dic
         "choices": choices,
         "validation": validation,
         "importances": importances(booster, learner.train.groups, trees),
-        "permuted": permuted(learner, booster, columns, trees, chosen),
-        "ablations": ablations(learner, chosen, float(means.max())) if config.ablate else no_ablations(),
+        "permutation": permutation_importance(learner, booster, columns, trees, chosen),
+        "ablations": ablations(learner, chosen, float(means.max())),
     }
 
 

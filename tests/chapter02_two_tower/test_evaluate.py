@@ -170,10 +170,7 @@ def test_unseen_recall_counts_each_group_by_itself():
     assert nothing["products"].tolist() == ["unseen"] and nothing["R@1"].tolist() == pytest.approx([2 / 3])
 
 
-def test_without_judgements_nothing_is_scored(shop, run_chapter01, pretend_training, tmp_path):
+def test_without_judged_queries_the_error_says_so(shop, tmp_path):
     bare = Catalogue.from_tables("bare", products=shop[0].products.head(30)).save(tmp_path / "bare")
-    run_chapter01(bare)
-    pretend_training(Artifacts.for_catalogue(bare), ["best"])
-    steps(str(bare.folder))
-    found = evaluate.main(EvaluateConfig(catalogue=str(bare.folder)))
-    assert found.scoreboard.empty and found.per_query == {}
+    with pytest.raises(CourseError, match="catalogue bare has no judged queries of split 'test'"):
+        evaluate.main(EvaluateConfig(catalogue=str(bare.folder)))

@@ -1,4 +1,4 @@
-"""A shop of 48 products, searchers that guess, and all that `QueryFeatures` reads, without a model."""
+"""Build a toy shop of 48 products, searchers that guess, and everything that `QueryFeatures` reads, without a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pandas as pd
 
 from chapter01_baseline.keyword import KeywordSearcher, tokenize
 from chapter04_catalogue_reranker.search_ranker.category_agreement import probabilities
-from chapter04_catalogue_reranker.search_ranker.query_features import CANDIDATES_FROM, SYSTEMS, Encoded, QueryFeatures
+from chapter04_catalogue_reranker.search_ranker.pair_similarity import Encoded
+from chapter04_catalogue_reranker.search_ranker.query_features import CANDIDATES_FROM, SYSTEMS, QueryFeatures
 from common.catalogue import Catalogue, product_text
 from common.encoders import Embeddings
 from common.search import Hits, check_request, hits_from_scores
@@ -21,8 +22,8 @@ WIDTH = 12
 
 
 def toy_shop() -> Catalogue:
-    """Every thing in every colour of both brands; queries that name a colour, refuse one, or a limit; half the exact
-    products of a training query are judged."""
+    """Return every thing in every colour of both brands, and queries that name a colour or refuse one. Half of the
+    grades are judged."""
     rows = [(thing, colour, brand) for thing in THINGS for colour in COLOURS for brand in BRANDS]
     products = pd.DataFrame(rows, columns=["thing", "colour", "brand"])
     products["product_id"] = [f"p{at:02d}" for at in np.random.default_rng(3).permutation(len(rows))]
@@ -52,7 +53,7 @@ def toy_shop() -> Catalogue:
 
 
 class Guesses:
-    """Finds products by the share of the query's words that they have, give or take."""
+    """Finds products by the number of the query's words that they have, plus noise."""
 
     encoder_id = "guesses"
 
@@ -68,14 +69,14 @@ class Guesses:
         scores = np.where(shared > 0, shared + self.noise, -np.inf)
         for row in range(len(scores)):
             for at, product_id in enumerate(self.ids):
-                shut = request.exclude is not None and product_id in request.exclude[row]
-                if shut or (request.allowed is not None and product_id not in request.allowed):
+                excluded = request.exclude is not None and product_id in request.exclude[row]
+                if excluded or (request.allowed is not None and product_id not in request.allowed):
                     scores[row, at] = -np.inf
         return hits_from_scores(scores / 10, self.ids, request.k)
 
 
 class Encoder:
-    """The mean of random vectors of the words: equal words, equal vectors."""
+    """Encodes a text as the mean of its words' random vectors: equal words, equal vectors."""
 
     def encode(self, texts, *, desc=None) -> Embeddings:
         vectors = np.array([self.vector(text) for text in texts], dtype=np.float32)
@@ -87,7 +88,7 @@ class Encoder:
 
 
 def toy_features(catalogue: Catalogue, depth: int = 20) -> QueryFeatures:
-    """What `QueryFeatures.load` returns, over guesses; every sixth product has no picture."""
+    """Return what `QueryFeatures.load` would, over guesses; every sixth product has no picture."""
     ids, texts = catalogue.products["product_id"].tolist(), product_text(catalogue.products)
     names = dict.fromkeys([*CANDIDATES_FROM, *(name for systems in SYSTEMS.values() for name in systems)])
     searchers = {name: Guesses(catalogue, seed) for seed, name in enumerate(names)}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,14 +18,15 @@ from chapter01_baseline.evaluate import (
 from chapter03_multimodal.systems import BEST as BEST_BEFORE
 from chapter04_catalogue_reranker import evaluate
 from chapter04_catalogue_reranker.evaluate import CHAPTER, CLAIMS, EARLIER, EvaluateConfig, main
+from chapter04_catalogue_reranker.search_ranker import learned_ranker
 from chapter04_catalogue_reranker.systems import BEST
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue
 from common.errors import CourseError, MissingArtifact
 from common.evaluation import evaluate as score
-from course.scoreboard import COLUMNS
+from common.scoreboard import COLUMNS
+from tests.chapter04_catalogue_reranker.ranker_world import Guesses, toy_shop
 
-WORLD = runpy.run_path(str(Path(__file__).with_name("ranker_world.py")))
 THEIRS = (("fusion", "fusion + feedback", "reranked fusion"), ("two towers + BM25 + feedback",), (BEST_BEFORE,))
 
 
@@ -40,7 +38,7 @@ def evaluated(catalogue: Catalogue, artifacts: Artifacts, chapter: str, names: t
     inputs = {"reindex": artifacts.current(chapter, "reindex")}
     queries = judged_queries(catalogue, config.split)
     with artifacts.new_run(chapter, "evaluate", config=config, inputs=inputs) as folder:
-        searchers = {name: WORLD["Guesses"](catalogue, len(name)) for name in names}
+        searchers = {name: Guesses(catalogue, len(name)) for name in names}
         hits, seconds = search_all(searchers, queries)
         scores = score_all(hits, queries, catalogue, config.gains)
         save_evaluation(
@@ -51,14 +49,13 @@ def evaluated(catalogue: Catalogue, artifacts: Artifacts, chapter: str, names: t
 @pytest.fixture(scope="module")
 def world(reranker_root, tmp_path_factory):
     """(catalogue, artifacts); the ranker is one more guess, and somebody trained it."""
-    catalogue = WORLD["toy_shop"]().save(tmp_path_factory.mktemp("toy") / "catalogue")
+    catalogue = toy_shop().save(tmp_path_factory.mktemp("toy") / "catalogue")
     artifacts = Artifacts.for_catalogue(catalogue)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "systems", lambda artifacts, found: {BEST: WORLD["Guesses"](found, 99)})
-        patch.setattr(evaluate, "OTHERS", {})
+        patch.setattr(evaluate, "systems", lambda artifacts, found: {BEST: Guesses(found, 99)})
         for chapter, names in zip(EARLIER, THEIRS, strict=True):
             evaluated(catalogue, artifacts, chapter, names)
-        with artifacts.new_run(CHAPTER, "learned_ranker", config={}):
+        with artifacts.new_run(CHAPTER, learned_ranker.STEP, config={}):
             pass
         yield catalogue, artifacts
 
@@ -103,7 +100,7 @@ def test_the_ranker_is_compared_with_the_best_before_and_with_the_cross_encoder(
 def test_nothing_is_measured_twice_and_a_new_ranker_is(world, result):
     source = str(world[0].folder)
     assert main(EvaluateConfig(catalogue=source)).run.name == result.run.name
-    with world[1].new_run(CHAPTER, "learned_ranker", config={"another": True}):
+    with world[1].new_run(CHAPTER, learned_ranker.STEP, config={"another": True}):
         pass
     again = main(EvaluateConfig(catalogue=source))
     assert again.run.name != result.run.name
@@ -120,38 +117,17 @@ def test_what_a_chapter_did_not_evaluate_in_the_same_way_is_refused(world, resul
     evaluated(catalogue, artifacts, chapter, names)
 
 
-def other_rows(artifacts: Artifacts, catalogue: Catalogue) -> pd.DataFrame:
-    cells = (CHAPTER, "categories", catalogue.source, "test", "Acc@1", 0.5, 0.4, 0.6, 10, float("nan"))
-    return pd.DataFrame([cells], columns=list(COLUMNS))
-
-
-def test_other_measurements_are_added_once_their_steps_were_run(world, result, monkeypatch):
-    monkeypatch.setattr(evaluate, "OTHERS", {"elsewhere": other_rows})
-    source = str(world[0].folder)
-    assert len(main(EvaluateConfig(catalogue=source)).scoreboard) == len(result.scoreboard)
-    with world[1].new_run(CHAPTER, "elsewhere", config={}):
-        pass
-    found = main(EvaluateConfig(catalogue=source))
-    assert len(found.scoreboard) == len(result.scoreboard) + 1
-    assert found.scoreboard.iloc[-1][["system", "value"]].tolist() == ["categories", 0.5]
-
-
-def test_without_judged_queries_the_other_figures_stand_alone(world, monkeypatch, tmp_path):
+def test_without_judged_queries_the_error_says_what_can_be_measured(world, tmp_path):
     bare = Catalogue.from_tables("bare", products=world[0].products).save(tmp_path / "bare")
-    with pytest.raises(CourseError, match="no judged test queries, and nothing else was measured"):
+    with pytest.raises(CourseError, match=r"no judged queries of split 'test'(.|\n)*category_ranking(.|\n)*real_text"):
         main(EvaluateConfig(catalogue=str(bare.folder)))
-    monkeypatch.setattr(evaluate, "OTHERS", {"elsewhere": other_rows})
-    with Artifacts.for_catalogue(bare).new_run(CHAPTER, "elsewhere", config={}):
-        pass
-    found = main(EvaluateConfig(catalogue=str(bare.folder)))
-    assert found.scoreboard["value"].tolist() == [0.5] and found.per_query == {} and found.comparisons.empty
 
 
 def test_an_untrained_ranker_is_named(world):
     catalogue, artifacts = world
-    pointer = artifacts.folder / CHAPTER / "learned_ranker" / "current.json"
+    pointer = artifacts.folder / CHAPTER / learned_ranker.STEP / "current.json"
     before = pointer.read_bytes()
     pointer.unlink()
-    with pytest.raises(MissingArtifact, match=r"python -m chapter04_catalogue_reranker\.learned_ranker"):
+    with pytest.raises(MissingArtifact, match=r"python -m chapter04_catalogue_reranker\.search_ranker\.learned_ranker"):
         main(EvaluateConfig(catalogue=str(catalogue.folder)))
     pointer.write_bytes(before)

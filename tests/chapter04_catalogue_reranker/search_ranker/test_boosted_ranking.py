@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from chapter04_catalogue_reranker.search_ranker.boosted_ranking import (
     Boosting,
     Validation,
-    chosen_without,
     fit,
     grades_of,
-    learn_from,
+    out_of_fold,
     ranks,
     staged_scores,
+    training_pairs,
 )
 from chapter04_catalogue_reranker.search_ranker.query_features import PairTable
 from common.errors import CourseError
@@ -93,21 +93,23 @@ def test_it_learns_from_the_judged_and_from_some_unjudged_that_stand_low():
     table = pairs([(row, product) for row in range(3) for product in range(4)])
     grades = np.where(rng.random(12) < 0.4, 3.0, np.nan)
     start = rng.random(12)
-    positions, learnt = learn_from(table, grades, start, share=1.0, below=2, seed=0)
+    positions, learnt = training_pairs(table, grades, start, share=1.0, below=2, seed=0)
     low = ranks(table.row, start, table.product) > 2
     assert positions.tolist() == [at for at in range(12) if np.isfinite(grades[at]) or low[at]]
     assert learnt.tolist() == [3 if np.isfinite(grades[at]) else 0 for at in positions]
-    assert learn_from(table, grades, start, share=0.0, below=0, seed=0)[0].tolist() == [*np.flatnonzero(grades == 3)]
-    some = learn_from(table, grades, start, share=0.5, below=0, seed=0)
+    assert training_pairs(table, grades, start, share=0.0, below=0, seed=0)[0].tolist() == [
+        *np.flatnonzero(grades == 3)
+    ]
+    some = training_pairs(table, grades, start, share=0.5, below=0, seed=0)
     assert len(some[0]) < 12 and all(
         (one == two).all()
-        for one, two in zip(some, learn_from(table, grades, start, share=0.5, below=0, seed=0), strict=True)
+        for one, two in zip(some, training_pairs(table, grades, start, share=0.5, below=0, seed=0), strict=True)
     )
 
 
 def test_without_a_relevant_candidate_there_is_nothing_to_learn():
     with pytest.raises(CourseError, match="judge more"):
-        learn_from(pairs(), np.zeros(len(PAIRS)), np.zeros(len(PAIRS)), share=1, below=0, seed=0)
+        training_pairs(pairs(), np.zeros(len(PAIRS)), np.zeros(len(PAIRS)), share=1, below=0, seed=0)
 
 
 def learnable(queries: int = 40):
@@ -121,7 +123,7 @@ def learnable(queries: int = 40):
 
 def test_trees_learn_the_column_that_matters_on_any_number_of_threads():
     values, grades, row, start = learnable()
-    small = {"trees": 20, "stage": 5, "least_data": 5, "start_weight": 0.5}
+    small = {"trees": 20, "stage": 5, "min_data_in_leaf": 5, "start_weight": 0.5}
     one, two = (fit(values, grades, row, start, Boosting(threads=n, **small)) for n in (1, 2))
     np.testing.assert_array_equal(one.predict(values), two.predict(values))
     x, noise = one.feature_importance("gain")
@@ -144,11 +146,11 @@ def _ideal(grades, row):
 def test_a_choice_made_without_a_query_never_knows_it():
     rng = np.random.default_rng(4)
     figures = rng.random((6, 23))
-    found = chosen_without(figures, seed=0)
+    found = out_of_fold(figures, seed=0)
     folds = np.random.default_rng(0).permutation(23) % 5
     for query in range(23):
         outside = [at for at in range(23) if folds[at] != folds[query]]
         assert found[query] == figures[np.argmax([row[outside].mean() for row in figures]), query]
-    np.testing.assert_array_equal(chosen_without(figures[:, :1], seed=0), figures[0, :1])
+    np.testing.assert_array_equal(out_of_fold(figures[:, :1], seed=0), figures[0, :1])
     sure = np.vstack([figures[0], figures[0] + 1])
-    np.testing.assert_array_equal(chosen_without(sure, seed=0), figures[0] + 1)
+    np.testing.assert_array_equal(out_of_fold(sure, seed=0), figures[0] + 1)

@@ -14,8 +14,8 @@ from chapter04_catalogue_reranker.search_ranker.category_agreement import (
     catalogue_rows,
     category_distributions,
     entropy,
-    first_mass,
     probabilities,
+    top_mass,
 )
 from common.catalogue import Catalogue
 from common.errors import CourseError
@@ -86,6 +86,6 @@ def test_a_product_of_another_catalogue_is_an_error(shop):
 def test_entropy_and_the_first_few():
     probs = np.array([[1.0, 0, 0, 0], [0.25] * 4, [0.1, 0.2, 0.3, 0.4]])
     np.testing.assert_allclose(entropy(probs)[:2], [0, np.log(4)], atol=1e-9)
-    np.testing.assert_allclose(first_mass(probs, 2)[2], [0, 0, 0.3, 0.4])
-    np.testing.assert_allclose(first_mass(probs, 9), probs)
+    np.testing.assert_allclose(top_mass(probs, 2)[2], [0, 0, 0.3, 0.4])
+    np.testing.assert_allclose(top_mass(probs, 9), probs)
     assert probabilities(np.zeros((2, 5)), 10.0).dtype == np.float32

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,19 +22,19 @@ from chapter04_catalogue_reranker.search_ranker.query_features import (
 )
 from chapter04_catalogue_reranker.search_ranker.query_words import understand
 from common.catalogue import product_text
+from tests.chapter04_catalogue_reranker.ranker_world import toy_features, toy_shop
 
-WORLD = runpy.run_path(str(Path(__file__).parents[1] / "ranker_world.py"))
 QUERIES = ["red lamp", "chair, but not blue", "tidy home rug under 13 euros", "", "nothing of the kind", "lamp lamp"]
 
 
 @pytest.fixture(scope="module")
 def shop():
-    return WORLD["toy_shop"]()
+    return toy_shop()
 
 
 @pytest.fixture(scope="module")
 def features(shop):
-    return WORLD["toy_features"](shop)
+    return toy_features(shop)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +171,7 @@ def test_field_columns_against_one_pair_at_a_time(features, shop, table):
 
 
 def test_words_are_summed_in_one_order_whatever_the_hashes_of_a_process(features):
-    weights = features.fields._weights(["lumora home tidy white red rug shelf", "red mirror"], by_rarity=True)
+    weights = features.fields._weights(["lumora home tidy white red rug shelf", "red mirror"], by_idf=True)
     places = [weights[row].indices.tolist() for row in range(2)]
     assert places == [sorted(row) for row in places] and [len(row) for row in places] == [7, 2]
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
