@@ -1,8 +1,8 @@
-"""Run folders: what one step hands to the next, whole or not at all.
+"""Hand what one step makes to the next, in run folders that are there whole or not at all.
 
 ``<root>/<source>@<digest>/<profile>/<chapter>/<step>/<run>/`` holds one run of one step, with ``manifest.json``
 (config, seed, input runs, package versions, commit, seconds) written last. ``current.json`` beside the runs names the
-run in force and is swapped in one move: a reader resolves it once and never sees half a run or a mix of two.
+current run and is replaced in one move: a reader resolves it once and never sees half a run or a mix of two.
 """
 
 from __future__ import annotations
@@ -25,21 +25,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from common.atomic import atomic_folder, atomic_write, read_json, write_json
+from common.atomic import atomic_folder, read_json, write_json
 from common.errors import CourseError, MissingArtifact
 from common.settings import DEFAULT_PROFILE, artifacts_root, repository_root, resolve_profile
-
-__all__ = [
-    "Artifacts",
-    "RunFolder",
-    "atomic_folder",
-    "atomic_write",
-    "code_digest",
-    "fingerprint",
-    "jsonable",
-    "read_json",
-    "write_json",
-]
 
 RECORDED_PACKAGES = (
     "bm25s",
@@ -59,10 +47,8 @@ RECORDED_PACKAGES = (
 
 
 def fingerprint(value: Any) -> str:
-    """Return 16 hexadecimal digits that stand for ``value``: equal values give equal digits, in any process.
-
-    Takes what ``jsonable`` takes. A path counts by its name, not by the content of the file.
-    """
+    """Return 16 hexadecimal digits that stand for ``value``: equal values give equal digits, in any process. Takes what
+    ``jsonable`` takes. A path counts by its name, not by the content of the file."""
     text = json.dumps(jsonable(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -94,22 +80,22 @@ def jsonable(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One complete run of one step: its folder and its manifest."""
+    """Hold the folder and the manifest of one complete run of a step."""
 
     path: Path
     manifest: dict[str, Any]
 
     @property
     def name(self) -> str:
-        """``<source>@<digest>/<profile>/<chapter>/<step>/<run>``, the same on every machine."""
+        """Return ``<source>@<digest>/<profile>/<chapter>/<step>/<run>``, the same on every machine."""
         return self.manifest["run"]
 
 
 class Artifacts:
-    """Everything the course made from one catalogue in one profile."""
+    """Find, reuse and publish the runs of all steps on one catalogue in one profile."""
 
     def __init__(self, source: str, digest: str, profile: str | None = None, root: Path | None = None) -> None:
-        """``source`` and ``digest`` name the catalogue; ``profile`` and ``root`` default to the settings."""
+        """Set the catalogue by its ``source`` and ``digest``; ``profile`` and ``root`` default to the settings."""
         self.source = _plain_name(source)
         self.digest = _plain_name(digest)
         self.profile = resolve_profile(profile)
@@ -119,14 +105,12 @@ class Artifacts:
 
     @classmethod
     def for_catalogue(cls, catalogue: Any, profile: str | None = None, root: Path | None = None) -> Artifacts:
-        """The artifacts made from ``catalogue`` (anything with ``source`` and ``digest``)."""
+        """Return the artifacts made from ``catalogue`` (anything with ``source`` and ``digest``)."""
         return cls(catalogue.source, catalogue.digest, profile, root)
 
     def pinned(self) -> Artifacts:
-        """The same artifacts, in which the runs in force now stay in force, whatever is made meanwhile.
-
-        For a process that reads many runs, one after another, and must not mix older with newer ones.
-        """
+        """Return a copy for which the runs that are current now stay current, whatever is made later. For a process
+        that reads many runs, one after another, and must not mix older with newer ones."""
         found, before = self._pointers(), None
         while found != before:  # a run may be swapped while the pointers are read
             found, before = self._pointers(), found
@@ -134,21 +118,9 @@ class Artifacts:
         copy._pinned = found
         return copy
 
-    def as_of(self, run: str) -> Artifacts:
-        """The same artifacts, in which just the run of this name is in force, and those that it was made from, directly
-        or through others: what was made anew since plays no part."""
-        copy, names = Artifacts(self.source, self.digest, self.profile, self.root), [run]
-        copy._pinned = {}
-        for name in names:  # which grows: of two runs of one step, the nearer is in force
-            *_, chapter, step, folder = name.split("/")
-            copy._pinned.setdefault((chapter, step), folder)
-            manifest = self.root / name / "manifest.json"
-            names += read_json(manifest)["inputs"].values() if manifest.is_file() else []
-        return copy
-
     @property
     def runs(self) -> dict[str, str]:
-        """The name of the run in force of every step that has one, by "chapter/step"."""
+        """Return the name of the current run of every step that has one, by "chapter/step"."""
         pointers = self._pointers() if self._pinned is None else self._pinned
         return {f"{chapter}/{step}": run for (chapter, step), run in pointers.items()}
 
@@ -157,18 +129,12 @@ class Artifacts:
 
     @contextmanager
     def new_run(
-        self,
-        chapter: str,
-        step: str,
-        *,
-        config: Any,
-        seed: int | None = None,
-        inputs: Mapping[str, RunFolder] | None = None,
+        self, chapter: str, step: str, *, config: Any, inputs: Mapping[str, RunFolder] | None = None
     ) -> Iterator[Path]:
         """Yield an empty folder to write into; on success it becomes the current run of the step.
 
-        On an error, or when the process is killed, the run that was current stays current. ``seed`` defaults to the
-        config's own ``seed``. ``inputs`` are the runs this one was made from.
+        On an error, or when the process is killed, the run that was current stays current. ``inputs`` are the runs that
+        this one was made from.
         """
         started, clock = datetime.now(UTC), time.perf_counter()
         run = f"{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
@@ -178,7 +144,7 @@ class Artifacts:
             manifest = {
                 "run": (step_folder / run).relative_to(self.root).as_posix(),
                 "config": jsonable(config),
-                "seed": seed if seed is not None else _own_seed(config),
+                "seed": _own_seed(config),
                 "inputs": _names(inputs),
                 "code": code_digest(chapter),
                 "versions": _versions(),
@@ -190,7 +156,7 @@ class Artifacts:
         write_json(step_folder / "current.json", {"run": run})
 
     def current(self, chapter: str, step: str) -> RunFolder:
-        """Return the run in force. Raises ``MissingArtifact``, with the command that makes one, when there is none."""
+        """Return the current run. Raises ``MissingArtifact``, with the command that makes one, if there is none."""
         found = self._find(chapter, step)
         if found is None:
             setting = "" if self.profile == DEFAULT_PROFILE else f"COURSE_PROFILE={self.profile} "
@@ -203,11 +169,10 @@ class Artifacts:
     def reuse(
         self, chapter: str, step: str, *, config: Any, inputs: Mapping[str, RunFolder] | None = None
     ) -> RunFolder | None:
-        """Return the run in force when running the step again would only repeat it, else None.
+        """Return the current run if running the step again would only repeat it, else None.
 
-        That is: the same config, the same input runs, the same package versions, and no edit since in the code that
-        the step can import (``code_digest``). Whatever decides the result, the seed too, therefore belongs in the
-        config.
+        It would if the config, the input runs and the package versions are the same and no code that the step can
+        import was edited since (``code_digest``). So whatever decides the result, the seed too, belongs in the config.
         """
         found = self._find(chapter, step)
         if found is None:
@@ -236,7 +201,7 @@ class Artifacts:
         if run is None:
             return None
         path = folder / _plain_name(run)
-        # A run removed by hand leaves its pointer behind: that is a missing run, not a broken one.
+        # A run removed by hand leaves its pointer behind: the run is missing, nothing is broken.
         return RunFolder(path, read_json(path / "manifest.json")) if path.is_dir() else None
 
 
@@ -256,10 +221,10 @@ def _own_seed(config: Any) -> int | None:
 
 @cache
 def code_digest(chapter: str) -> str:
-    """Digest of the Python files that a step of the chapter can import, as they stand on disk when first asked.
+    """Return a digest of the Python files that a step of the chapter can import, as they are on disk at the first call.
 
     They are those of ``common``, of the chapter and of every chapter before it: chapter 2 evaluates with chapter 1's
-    fusion, so an edit there changes what it finds. The chapters' order is that of their names.
+    fusion, so an edit there changes its results. The chapters' order is that of their names.
     """
     root = repository_root()
     chapters = sorted(path.name for path in root.glob("chapter*") if path.name <= chapter)
@@ -280,7 +245,7 @@ def _versions() -> dict[str, str]:
 
 @cache
 def checkout_commit() -> str | None:
-    """The commit of the checkout, with ``-dirty`` after it when tracked files differ; None outside a checkout."""
+    """Return the commit of the checkout, with ``-dirty`` if tracked files differ; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     try:
         answer = subprocess.run(command, cwd=repository_root(), capture_output=True, text=True, timeout=20, check=True)

@@ -1,4 +1,4 @@
-"""Category paths such as "Home > Lighting > Lamps": the one place that knows how their levels are joined."""
+"""Split and join category paths such as "Home > Lighting > Lamps"; no other module knows the separator."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Checkpoints from which a training run goes on exactly: weights, AdamW's moments, random state and where it stood.
+"""Save and restore checkpoints: weights, AdamW's moments, the random state, and how far the training had come.
 
-Safetensors and JSON, no pickle. `last.json` names the folder in force and is swapped in one move, so a killed writer
-leaves the checkpoint before it in force.
+A training that continues from one takes exactly the steps that it would have taken without the interruption.
+Safetensors and JSON, no pickle. `last.json` names the current checkpoint and is replaced in one move, so a killed
+writer leaves the one before it current.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def save_checkpoint(
 ) -> None:
     """Write the checkpoint `name` into `folder`, make it the last one, and remove the one before.
 
-    state: what else the run needs to know, as JSON: stage, step, best figure so far. The learning rate does not belong
-    in it: it is a function of stage and step, and a resumed run must follow the schedule it is started with.
+    state: what else the training needs to know, as JSON (step, epoch, best figure so far). The learning rate does not
+    belong in it: it is a function of the step, and a resumed training must follow the schedule that it is started with.
     """
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     tensors |= {f"optimizer.{key}": value for key, value in _moments(optimizer).items()}
@@ -34,8 +35,8 @@ def save_checkpoint(
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     before = read_json(folder / POINTER)["name"] if (folder / POINTER).is_file() else None
     if name == before:
-        raise CourseError(f"checkpoint {name}: is there already")
-    shutil.rmtree(folder / name, ignore_errors=True)  # of a run that was killed before the pointer moved
+        raise CourseError(f"checkpoint {name} exists already")
+    shutil.rmtree(folder / name, ignore_errors=True)  # left by a run that was killed before the pointer moved
     with atomic_folder(folder / name) as staging:
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, staging / TENSORS)
         write_json(staging / STATE, state)
@@ -51,7 +52,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     try:
         return read_json(folder / read_json(folder / POINTER)["name"] / STATE)
     except CourseError as error:
-        raise CourseError(f"{error}\nRemove the folder {folder} to start this stage anew.") from None
+        raise CourseError(f"{error}\nRemove the folder {folder} to start again from the beginning.") from None
 
 
 def restore_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -63,16 +64,16 @@ def restore_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.op
     path = folder / read_json(folder / POINTER)["name"] / TENSORS
     try:
         tensors = load_file(path)
-    except Exception as error:  # safetensors raises its own, and OS errors
+    except Exception as error:  # safetensors raises its own errors and OS errors
         raise CourseError(
             f"checkpoint {path.parent.name}: cannot be read ({error}); "
-            f"remove the folder {folder} to start this stage anew"
+            f"remove the folder {folder} to start again from the beginning"
         ) from None
     weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
     mine = model.state_dict()
     wrong = sorted(mine.keys() ^ weights.keys()) or [key for key in mine if mine[key].shape != weights[key].shape]
     if wrong:
-        raise CourseError(f"checkpoint {path.parent.name}: is of another architecture (first difference: {wrong[0]})")
+        raise CourseError(f"checkpoint {path.parent.name}: has another architecture (first difference: {wrong[0]})")
     if optimizer is not None:
         if "random.cpu" not in tensors:
             raise CourseError(f"checkpoint {path.parent.name}: has no random state; it was not written by a training")

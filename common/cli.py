@@ -1,4 +1,4 @@
-"""From a function with a config dataclass to a command line, and from a ``CourseError`` to a readable message."""
+"""Turn a function with a config dataclass into a command, and a ``CourseError`` into a readable message."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def run_step(main: Callable[[Any], Any], args: Sequence[str] | None = None) -> N
 
 
 def _program(main: Callable[[Any], Any]) -> str:
-    """``python -m package.module`` as the reader typed it: run as a script, a module no longer knows its own name."""
+    """Return ``python -m package.module`` as the user typed it; a module run as a script does not know its own name."""
     spec = getattr(sys.modules.get(main.__module__), "__spec__", None)
     return f"python -m {spec.name.removesuffix('.__main__') if spec else main.__module__}"

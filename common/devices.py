@@ -1,9 +1,8 @@
-"""Where a model runs, in which engine and in which precision: chosen once, by rules that were measured, with the
-reason in words.
+"""Choose where a model runs, in which engine and in which precision, by rules that were measured, and say why.
 
-Half precision is not a free lunch on a CPU. With native bfloat16 instructions (AVX512-BF16, AMX) it is two to three
-times as fast as float32; without them it is emulated and up to a hundred times slower. So nothing here is assumed:
-the CPU is asked.
+Half precision is not always faster on a CPU. With native bfloat16 instructions (AVX512-BF16, AMX) it is two to three
+times as fast as float32; without them it is emulated and up to a hundred times slower. So the CPU is asked, and nothing
+is assumed.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 
 @dataclass(frozen=True)
 class Placement:
-    """device: torch's name of it ("cpu", "cuda", "mps"); engine: "openvino" or "torch"; precision: "float32",
-    "bfloat16" or "float16"; reason: why, for people."""
+    """Name where and how a model runs. device: torch's name of it ("cpu", "cuda", "mps"); engine: "openvino" or
+    "torch"; precision: "float32", "bfloat16" or "float16"; reason: why, in words."""
 
     device: str
     engine: str
@@ -32,7 +31,7 @@ class Placement:
 
 
 def native_bfloat16() -> str | None:
-    """The CPU instruction set that computes in bfloat16 natively, None if there is none."""
+    """Return the CPU instruction set that computes in bfloat16 natively, None if there is none."""
     import torch
 
     capabilities = torch.cpu.get_capabilities()
@@ -40,10 +39,10 @@ def native_bfloat16() -> str | None:
 
 
 def choose_placement(engine: str = "auto") -> Placement:
-    """The fastest placement whose vectors agree with float32 (mean cosine at least 0.999) on this machine.
+    """Return the fastest placement whose vectors agree with float32 (mean cosine at least 0.999) on this machine.
 
-    engine: "auto", or "openvino" / "torch" to insist on one. Raises CourseError for another name, or if OpenVINO is
-    insisted on where it is not installed.
+    engine: "auto", or "openvino" / "torch" to insist on one. Raises `CourseError` for another name, and if OpenVINO is
+    asked for but not installed.
     """
     if engine not in ENGINES:
         raise CourseError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}.")
@@ -64,7 +63,7 @@ def choose_placement(engine: str = "auto") -> Placement:
 
 
 def hardware() -> str:
-    """The processor, the number of cores that this process may use, and the GPU if there is one: for beside figures."""
+    """Describe the processor, the number of cores this process may use, and the GPU if any, to stand beside timings."""
     import torch
 
     name = platform.processor() or platform.machine()

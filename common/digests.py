@@ -1,4 +1,4 @@
-"""The digest of a file."""
+"""Digest files."""
 
 from __future__ import annotations
 

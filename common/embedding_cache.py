@@ -1,7 +1,7 @@
-"""Vectors kept on disk by the content of their text, so that no text is encoded twice by the same encoder.
+"""Keep vectors on disk by the content of their text, so that no text is encoded twice by the same encoder.
 
-A folder of shards, each a folder with `keys.npy` (uint8 [n, 16], digests of the texts) and `vectors.npy` (float32 [n,
-D]), written aside and renamed: a killed writer leaves whole shards or none.
+A cache is a folder of shards, each a folder with `keys.npy` (uint8 [n, 16], digests of the texts) and `vectors.npy`
+(float32 [n, D]), written aside and renamed: a killed writer leaves whole shards or none.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from common.artifacts import atomic_folder
+from common.atomic import atomic_folder
 
 KEY_BYTES = 16
-SMALLEST_SHARD = 64  # a handful of texts (a query at the prompt) is encoded faster than a shard is written
+MIN_SHARD = 64  # a few texts (a query) are encoded faster than a shard is written
 
 
 class EmbeddingCache:
-    """The vectors of one encoder. Holds keys in memory (about 150 bytes a text); vectors are read when they are asked
+    """Keep the vectors of one encoder: the keys in memory (about 150 bytes per text), the vectors on disk until asked
     for."""
 
     def __init__(self, folder: Path, dimension: int) -> None:
@@ -34,7 +34,7 @@ class EmbeddingCache:
         return len(self._places)
 
     def fill(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
-        """Write the vectors of known texts into their rows of `vectors` [N, D]; the positions [M] of the unknown
+        """Write the vectors of known texts into their rows of `vectors` [N, D]; return the positions [M] of unknown
         ones."""
         missing, found = [], {}
         for position, text in enumerate(texts):
@@ -49,8 +49,8 @@ class EmbeddingCache:
         return np.array(missing, dtype=np.int64)
 
     def add(self, texts: Sequence[str], vectors: np.ndarray) -> None:
-        """Keep the vectors [N, D] of texts, if there are enough of them to be worth a shard."""
-        if len(texts) < SMALLEST_SHARD:
+        """Save the vectors [N, D] of texts, if there are enough of them to be worth a shard."""
+        if len(texts) < MIN_SHARD:
             return
         keys = b"".join(text_key(text) for text in texts)
         shard = self.folder / f"shard-{blake2b(keys, digest_size=KEY_BYTES).hexdigest()}"
@@ -68,7 +68,7 @@ class EmbeddingCache:
             if (vectors.dtype, vectors.shape[1:]) != (np.float32, (self.dimension,)):
                 raise ValueError("vectors are not the encoder's")
         except (OSError, ValueError, EOFError):
-            # No writer of ours leaves such a shard: it was damaged from outside, and its texts are encoded again.
+            # It was damaged from outside: no writer of ours leaves such a shard. Its texts are encoded again.
             shutil.rmtree(shard, ignore_errors=True)
             return
         self._places.update((key.tobytes(), (len(self._shards), row)) for row, key in enumerate(keys))
@@ -76,5 +76,5 @@ class EmbeddingCache:
 
 
 def text_key(text: str) -> bytes:
-    """16 bytes that stand for a text."""
+    """Return the key of a text, 16 bytes."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()

@@ -1,4 +1,4 @@
-"""What a set of embeddings looks like as a whole: three numbers that tell a healthy training from a collapsing one.
+"""Summarise a set of embeddings in three numbers that tell a healthy training from a collapsing one.
 
 Alignment says how near a query lies to its positives, uniformity how evenly the vectors cover the sphere; contrastive
 training improves the sum of both (Wang and Isola, "Understanding Contrastive Representation Learning through Alignment

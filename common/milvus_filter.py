@@ -1,5 +1,4 @@
-"""Which products may be found, in Milvus' own filter language. Every value in it is quoted: no text can become part of
-the condition."""
+"""Write conditions in Milvus' filter language. Every value is quoted: no text can become part of the condition."""
 
 from __future__ import annotations
 
@@ -15,9 +14,9 @@ AFTER = SEPARATOR[:-1] + chr(ord(SEPARATOR[-1]) + 1)
 
 
 def product_filter(category: str | None = None, price_min: float | None = None, price_max: float | None = None) -> str:
-    """A condition in Milvus' filter language, "" if nothing is asked for; see `MilvusIndex.only`.
+    """Return a condition on category and price, "" if nothing is asked for; see `MilvusIndex.only`.
 
-    "Below this level" is a range of texts, from "A > B > " to just before "A > B >!" ("!" follows the space), and no
+    "Below this level" is a range of texts, from "A > B > " to just before "A > B >!" ("!" follows the space), and not a
     LIKE: a category may hold % and _, and servers differ in how these are escaped.
     """
     conditions = []
@@ -32,25 +31,25 @@ def product_filter(category: str | None = None, price_min: float | None = None, 
 
 
 def both(one: str, other: str) -> str:
-    """The condition that both hold; "" is no condition."""
+    """Return the condition that both hold; "" is no condition."""
     return f"({one}) and ({other})" if one and other else one or other
 
 
 def one_of(ids: Iterable[str]) -> str:
-    """The condition that a product is one of these."""
+    """Return the condition that a product is one of these."""
     return f"product_id in [{', '.join(map(quoted, ids))}]"
 
 
 def checked_price(price: float) -> float:
-    """A price as a float; CourseError unless it is a finite number."""
+    """Return a price as a float. Raises CourseError unless it is a finite number."""
     if isinstance(price, bool) or not isinstance(price, numbers.Real) or not math.isfinite(price):
         raise CourseError(f"price {price!r} is no finite number; give one, or None where there is none.")
     return float(price)
 
 
 def quoted(text: str) -> str:
-    """A text as a literal of Milvus' filter language: what it holds can never end it. Raises CourseError for half a
-    surrogate pair, which no UTF-8 text can hold."""
+    """Return a text as a literal of Milvus' filter language, which nothing in the text can end. Raises CourseError for
+    half a surrogate pair, which no UTF-8 text can hold."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

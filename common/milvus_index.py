@@ -1,11 +1,11 @@
-"""The dense index on Milvus: the calls of `common.index.DenseIndex`, over a local file or a cluster by its address.
+"""Index embeddings in Milvus, with the calls of `common.index.DenseIndex`, in a local file or on a cluster.
 
     index = MilvusIndex.build(embeddings, ids, "hnsw", uri="shop.db", categories=categories, prices=prices)
     DenseSearcher(encoder, index.only(category="Garden > Tools", price_max=50)).search(["spade"], 10)
 
-What is past one machine is the server's: vectors, graph and filters live there, and products change while it is
-searched. What stays here is the course's order of hits: candidates come from Milvus with their vectors, are scored one
-way for all, and equal scores are put in the order of the product ids, so that "flat" answers as FAISS does.
+Vectors, graph and filters live on the server, and products can change while it is searched. Only the order of the hits
+is computed here: candidates come from Milvus with their vectors, are scored in one way for all, and equal scores are
+ordered by product id, so that "flat" answers as FAISS does.
 """
 
 from __future__ import annotations
@@ -23,30 +23,31 @@ import pandas as pd
 
 from common.encoders import Embeddings
 from common.errors import CourseError, MissingArtifact
-from common.index import ROUNDING, SPARE, checked_parameters, checked_products
+from common.index import EXTRA_CANDIDATES, ROUNDING
+from common.index_checks import check_embeddings, checked_parameters, checked_products
 from common.milvus_connection import MilvusConnection, is_local, without_password
 from common.milvus_filter import both, checked_price, one_of, product_filter
 from common.search import Hits, check_request, hits_from_rows
 
 KINDS = {"flat": "FLAT", "hnsw": "HNSW"}
 FORMAT = 1
-PROPERTY = "product_search_course"  # of the collection: what DenseIndex keeps in index.json
+PROPERTY = "product_search_course"  # of the collection; holds what DenseIndex keeps in index.json
 FIELDS = ["product_id", "embedding", "category_path", "price"]
-LONGEST_TEXT = 65_535  # bytes, the most that Milvus stores
-MOST_CANDIDATES = 16_384  # that Milvus gives for one query
-WIDEST_WALK = 32_768  # the most that it takes for ef
-ROWS_A_CALL = 1_000  # written or read at once: 1.5 MB at 384 dimensions
-VECTORS_A_CALL = 4_096  # candidates that come back at once: 6 MB at 384 dimensions
-IDS_A_FILTER = 10_000
+MAX_TEXT_BYTES = 65_535  # the most that Milvus stores
+MAX_CANDIDATES = 16_384  # the most that Milvus returns for one query
+MAX_EF = 32_768  # the largest ef that it accepts
+ROWS_PER_CALL = 1_000  # 1.5 MB at 384 dimensions
+VECTORS_PER_CALL = 4_096  # candidates: 6 MB at 384 dimensions
+IDS_PER_FILTER = 10_000
 
 
 class MilvusIndex:
-    """An index over the embeddings of N products. Make one with `build` or `load`, `close` it when done.
+    """Index the embeddings of N products. Make one with `build` or `load`, `close` it when done.
 
-    encoder_id: whose embeddings it holds, the only ones it can be asked with. kind: "flat" or "hnsw". ef_search: how
-    many candidates an HNSW search keeps; more finds more and takes longer. Settable; never less than what is asked for
-    is used. Under a filter the walk is the server's affair: a cluster scans where few products pass, milvus-lite walks
-    all the same and finds fewer of them, which a larger ef_search makes good.
+    encoder_id: whose embeddings it holds; it refuses queries of any other. kind: "flat" or "hnsw". ef_search: the
+    candidates that an HNSW search keeps, never fewer than are asked for; more finds more and takes longer. Settable.
+    How a filtered search walks is up to the server: a cluster scans where few products pass; milvus-lite walks all the
+    same and finds fewer of them, which a larger ef_search makes good.
     """
 
     def __init__(self, connection: MilvusConnection, collection: str, dimension: int, about: Mapping[str, Any]) -> None:
@@ -68,14 +69,14 @@ class MilvusIndex:
         prices: Sequence[float | None] | None = None,
         **parameters: int,
     ) -> MilvusIndex:
-        """Index embeddings [N, D] under N distinct product ids, in place of what `collection` held.
+        """Index embeddings [N, D] under N distinct product ids, replacing what `collection` held.
 
         kind, parameters: "flat", or "hnsw" with M, ef_construction and ef_search, as in `DenseIndex.build`. uri: a
-        local file, "shop.db", or a server, "http://host:19530", whose token is in `MILVUS_TOKEN`. categories: paths
-        "A > B > C"; prices: finite numbers; one a product, None where unknown.
+        local file, "shop.db", or a server, "http://host:19530", whose token is in `MILVUS_TOKEN`. categories: paths "A
+        > B > C"; prices: finite numbers; one per product, None where unknown.
 
-        The new index is filled beside the old one, and the name is switched when it is whole; one builds at a time.
-        Raises CourseError for what `DenseIndex.build` refuses, and where the server does not answer.
+        The new index is filled beside the old one, and the name is switched when it is whole; one process builds at a
+        time. Raises CourseError for what `DenseIndex.build` refuses, and if the server does not answer.
         """
         if kind not in KINDS:
             raise CourseError(f"index kind {kind!r} is unknown on Milvus; choose one of {', '.join(KINDS)}.")
@@ -90,7 +91,7 @@ class MilvusIndex:
         try:
             index = cls(connection, f"{collection}_{uuid4().hex}", embeddings.vectors.shape[1], about)
             index._create(rows, about)
-            index._take_over(collection)
+            index._switch_alias(collection)
         except BaseException:
             connection.close()
             raise
@@ -100,8 +101,8 @@ class MilvusIndex:
     def load(cls, uri: str | Path, collection: str = "products") -> MilvusIndex:
         """Open what `build` made. Raises MissingArtifact if it is not there, CourseError if the server is not, or if
         the collection is not the course's."""
-        shown = without_password(uri)
-        missing = MissingArtifact(f"{shown}: no index {collection!r} here. Make it with MilvusIndex.build(…, uri=…).")
+        address = without_password(uri)
+        missing = MissingArtifact(f"{address}: no index {collection!r} here. Make it with MilvusIndex.build(…, uri=…).")
         if is_local(uri) and not Path(uri).exists():
             raise missing
         connection = MilvusConnection(uri)
@@ -112,7 +113,7 @@ class MilvusIndex:
             described = connection.call("describe_collection", name)
             about = json.loads(described["properties"].get(PROPERTY, "{}"))
             if about.get("format") != FORMAT:
-                raise CourseError(f"{shown}: {collection!r} is not an index of format {FORMAT}; build it again.")
+                raise CourseError(f"{address}: {collection!r} is not an index of format {FORMAT}; build it again.")
             dimension = next(f["params"]["dim"] for f in described["fields"] if f["name"] == "embedding")
             connection.call("load_collection", name, timeout=None)
         except BaseException:
@@ -121,7 +122,7 @@ class MilvusIndex:
         return cls(connection, name, int(dimension), about)
 
     def close(self) -> None:
-        """Hang up, also for what `only` returned. A local file becomes free for other processes."""
+        """Disconnect, also for what `only` returned. A local file is released for other processes."""
         self._connection.close()
 
     def __enter__(self) -> MilvusIndex:
@@ -135,8 +136,8 @@ class MilvusIndex:
 
     @property
     def ids(self) -> np.ndarray:
-        """All product ids, ascending [N]; fetched, in batches, each time it is asked for."""
-        pages = self._call("query_iterator", batch_size=ROWS_A_CALL, output_fields=["product_id"])
+        """Return all product ids, ascending [N]; fetched in batches at each call."""
+        pages = self._call("query_iterator", batch_size=ROWS_PER_CALL, output_fields=["product_id"])
         try:
             found = [row["product_id"] for page in iter(pages.next, []) for row in page]
         finally:
@@ -146,10 +147,10 @@ class MilvusIndex:
     def only(
         self, *, category: str | None = None, price_min: float | None = None, price_max: float | None = None
     ) -> MilvusIndex:
-        """The same index, finding only products in a category and a range of prices; to be given to a `DenseSearcher`.
+        """Return this index narrowed to a category and a range of prices, to be given to a `DenseSearcher`.
 
-        category: a path or the start of one, level by level: "Garden" holds "Garden > Tools". Prices: both included.
-        A product whose category or price is unknown is in none. Raises CourseError for a price that is no number.
+        category: a path or the start of one, level by level: "Garden" holds "Garden > Tools". Prices: both included. A
+        product whose category or price is unknown is in none. Raises CourseError for a price that is no number.
         """
         narrowed = copy(self)
         narrowed._filter = both(self._filter, product_filter(category, price_min, price_max))
@@ -163,24 +164,24 @@ class MilvusIndex:
         allowed: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> Hits:
-        """The k nearest products for each of Q embeddings, as `DenseIndex.search_vectors` gives them.
+        """Return the k nearest products of each of Q embeddings, as `DenseIndex.search_vectors` does.
 
-        k and the products that a query excludes must not exceed 16,384 together. Raises CourseError if they do, and if
-        the embeddings are of another encoder. Ids in `allowed` and `exclude` that are not indexed are ignored.
+        k and the products that a query excludes must not exceed 16,384 together. Raises CourseError if they do, and for
+        embeddings of another encoder. Ids in `allowed` and `exclude` that are not indexed are ignored.
         """
         request = check_request(embeddings.vectors, k, allowed, exclude, texts=False)
-        self._check_fit(embeddings)
-        left_out = request.exclude or [frozenset()] * len(embeddings)
-        wanted = request.k + max(map(len, left_out), default=0)
-        if wanted > MOST_CANDIDATES:
+        check_embeddings(embeddings, self.encoder_id, self.dimension)
+        excluded = request.exclude or [frozenset()] * len(embeddings)
+        wanted = request.k + max(map(len, excluded), default=0)
+        if wanted > MAX_CANDIDATES:
             raise CourseError(
-                f"search: k and the excluded products are {wanted} together; Milvus gives {MOST_CANDIDATES} a query. "
+                f"search: k and the excluded products are {wanted} together; Milvus gives {MAX_CANDIDATES} a query. "
                 "Ask for fewer, or use common.index.DenseIndex."
             )
         queries = np.ascontiguousarray(embeddings.vectors, dtype=np.float32)
         rows: list[tuple[list[str], list[float]]] = [([], []) for _ in range(len(queries))]
         for condition in self._conditions(request.allowed):
-            for row, best in zip(rows, self._best(queries, request.k, wanted, left_out, condition), strict=True):
+            for row, best in zip(rows, self._best(queries, request.k, wanted, excluded, condition), strict=True):
                 row[0].extend(best[0])
                 row[1].extend(best[1])
         return hits_from_rows(rows, request.k)
@@ -193,16 +194,16 @@ class MilvusIndex:
         categories: Sequence[str | None] | None = None,
         prices: Sequence[float | None] | None = None,
     ) -> None:
-        """Add products, and replace those whose ids are there; arguments as in `build`."""
-        self._check_fit(embeddings)
-        for batch in _batches(_rows(embeddings, ids, categories, prices), ROWS_A_CALL):
+        """Add products, replacing those whose ids are indexed already; arguments as in `build`."""
+        check_embeddings(embeddings, self.encoder_id, self.dimension)
+        for batch in _batches(_rows(embeddings, ids, categories, prices), ROWS_PER_CALL):
             self._call("upsert", batch)
 
     def set_prices(self, prices: Mapping[str, float | None]) -> None:
-        """New prices of products, by product id. Raises CourseError, naming one, if some are not indexed; batches of
-        1,000 before it are changed by then."""
+        """Change the prices of products, by product id. Raises CourseError, naming one, if some are not indexed;
+        batches of 1,000 before it are changed by then."""
         prices = {name: None if price is None else checked_price(price) for name, price in prices.items()}
-        for batch in _batches(list(prices), ROWS_A_CALL):
+        for batch in _batches(list(prices), ROWS_PER_CALL):
             rows = self._call("query", filter=one_of(batch), output_fields=FIELDS)
             if missing := set(batch) - {row["product_id"] for row in rows}:
                 raise CourseError(f"product {min(missing)!r} is not in the index; add it with upsert.")
@@ -212,7 +213,7 @@ class MilvusIndex:
 
     def delete(self, ids: Collection[str]) -> None:
         """Remove products; ids that are not indexed are ignored."""
-        for batch in _batches(sorted(set(ids)), ROWS_A_CALL):
+        for batch in _batches(sorted(set(ids)), ROWS_PER_CALL):
             self._call("delete", filter=one_of(batch))
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
@@ -222,14 +223,14 @@ class MilvusIndex:
         from pymilvus import DataType, MilvusClient
 
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("product_id", DataType.VARCHAR, is_primary=True, max_length=LONGEST_TEXT)
+        schema.add_field("product_id", DataType.VARCHAR, is_primary=True, max_length=MAX_TEXT_BYTES)
         schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=self.dimension)
-        schema.add_field("category_path", DataType.VARCHAR, max_length=LONGEST_TEXT, nullable=True)
+        schema.add_field("category_path", DataType.VARCHAR, max_length=MAX_TEXT_BYTES, nullable=True)
         schema.add_field("price", DataType.DOUBLE, nullable=True)
         properties = {PROPERTY: json.dumps(about)}
-        # Session: a search sees what was written through the same index before it.
+        # Session: a search sees all earlier writes through the same index.
         self._call("create_collection", schema=schema, properties=properties, consistency_level="Session")
-        for batch in _batches(rows, ROWS_A_CALL):
+        for batch in _batches(rows, ROWS_PER_CALL):
             self._call("insert", batch)
         self._call("flush", timeout=None)
         graph = {"M": "M", "ef_construction": "efConstruction"}
@@ -240,7 +241,7 @@ class MilvusIndex:
         self._call("create_index", index, timeout=None)
         self._call("load_collection", timeout=None)
 
-    def _take_over(self, alias: str) -> None:
+    def _switch_alias(self, alias: str) -> None:
         """Make the alias stand for this collection, and drop what it stood for, or what a killed build left."""
         known = self._connection.collection_of(alias) is not None
         self._call("alter_alias" if known else "create_alias", alias)
@@ -248,56 +249,45 @@ class MilvusIndex:
             if re.fullmatch(rf"{alias}_[0-9a-f]{{32}}", name) and name != self._collection:
                 self._connection.call("drop_collection", name)
 
-    def _check_fit(self, embeddings: Embeddings) -> None:
-        if embeddings.encoder_id != self.encoder_id:
-            raise CourseError(
-                f"this index holds embeddings of {self.encoder_id!r}, not of {embeddings.encoder_id!r}; load that "
-                "encoder, or build the index again with yours."
-            )
-        if embeddings.vectors.ndim != 2 or embeddings.vectors.shape[1] != self.dimension:
-            raise CourseError(
-                f"embeddings {embeddings.vectors.shape} do not fit an index of {self.dimension} dimensions."
-            )
-
     def _conditions(self, allowed: Collection[str] | None) -> Iterator[str]:
-        """Filters that share out what may be found: none if nothing may."""
+        """Yield filters that together let through what is allowed; none if nothing is."""
         if allowed is None:
             yield self._filter
         else:
-            for batch in _batches(sorted(allowed), IDS_A_FILTER):
+            for batch in _batches(sorted(allowed), IDS_PER_FILTER):
                 yield both(self._filter, one_of(batch))
 
     def _best(
-        self, queries: np.ndarray, k: int, wanted: int, left_out: Sequence[Collection[str]], condition: str
+        self, queries: np.ndarray, k: int, wanted: int, excluded: Sequence[Collection[str]], condition: str
     ) -> list[tuple[list[str], np.ndarray]]:
-        """For each query the ids and scores of the k best that meet the condition, and of what ties with the last. A
-        row that may lack one (a tie across the cut, a graph walk that fell short) is searched again, wider."""
+        """Return for each query the ids and scores of the k best that meet the condition, and of ties with the last. A
+        row that may lack one (a tie at the cut, a graph walk that found too few) is searched again, wider."""
         flat = self.kind == "flat"
-        fetch = min(wanted + SPARE, MOST_CANDIDATES) if flat else wanted
-        ef = min(max(self.ef_search, wanted), WIDEST_WALK)
+        fetch = min(wanted + EXTRA_CANDIDATES, MAX_CANDIDATES) if flat else wanted
+        ef = min(max(self.ef_search, wanted), MAX_EF)
         answers: list[Any] = [None] * len(queries)
         todo = np.arange(len(queries))
         while len(todo):
             unsure = []
             for row, (ids, scores) in zip(todo, self._candidates(queries[todo], fetch, ef, condition), strict=True):
-                kept = np.array([product_id not in left_out[row] for product_id in ids], dtype=bool)
+                kept = np.array([product_id not in excluded[row] for product_id in ids], dtype=bool)
                 kth = np.sort(scores[kept])[-k] if kept.sum() >= k else -np.inf
                 best = np.flatnonzero(kept & (scores >= kth))
                 answers[row] = [ids[at] for at in best], scores[best]
                 next_may_tie = len(ids) == fetch and scores.min() >= kth - ROUNDING
                 if next_may_tie if flat else len(best) < k:
                     unsure.append(row)
-            if (fetch == MOST_CANDIDATES) if flat else (ef == WIDEST_WALK):
+            if (fetch == MAX_CANDIDATES) if flat else (ef == MAX_EF):
                 break
             todo = np.array(unsure, dtype=np.int64)
-            fetch, ef = (min(fetch * 4, MOST_CANDIDATES), ef) if flat else (fetch, WIDEST_WALK)
+            fetch, ef = (min(fetch * 4, MAX_CANDIDATES), ef) if flat else (fetch, MAX_EF)
         return answers
 
     def _candidates(
         self, queries: np.ndarray, fetch: int, ef: int, condition: str
     ) -> Iterator[tuple[list[str], np.ndarray]]:
-        """What Milvus finds for each query: ids and, each summed in the same order, scores."""
-        for block in _batches(queries, max(1, VECTORS_A_CALL // fetch)):
+        """Yield what Milvus finds for each query: ids, and scores that are each summed in the same order."""
+        for block in _batches(queries, max(1, VECTORS_PER_CALL // fetch)):
             found = self._call(
                 "search",
                 data=list(block),
@@ -316,7 +306,7 @@ class MilvusIndex:
 def _rows(
     embeddings: Embeddings, ids: Sequence[str], categories: Sequence | None, prices: Sequence | None
 ) -> list[dict[str, Any]]:
-    """The products as Milvus takes them; what is unknown (None, NaN) is None there."""
+    """Return the products as Milvus takes them; what is unknown (None, NaN) is None there."""
     vectors, ids = checked_products(embeddings, ids)
     columns = [[None] * len(ids) if column is None else list(column) for column in (categories, prices)]
     for name, column in zip(FIELDS[2:], columns, strict=True):

@@ -1,4 +1,4 @@
-"""Pictures for people: product grids with captions, and bars with intervals."""
+"""Draw product grids with captions, and bars with intervals."""
 
 from __future__ import annotations
 

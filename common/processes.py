@@ -1,16 +1,17 @@
-"""Processes that train one model together: each computes its share of a batch, and all take the same step.
+"""Train one model in several processes: each encodes its share of a batch, and all take the same step.
 
     accelerate launch --multi_gpu --num_processes 2 -m chapter03_multimodal.train
 
-All hold the same weights and draw the same batches, so that only vectors and gradients go round:
+All processes hold the same weights and draw the same batches, so only vectors and gradients are exchanged:
 
 1. each process encodes its `share` of the rows;
 2. `gather` gives all vectors to all of them: each computes the loss of the whole batch, with all of its negatives;
-3. after the backward pass each has a share of the encoders' gradient, which `average_gradients` makes the whole one.
+3. after the backward pass each has a part of the encoders' gradient, and `average_gradients` makes it whole.
 
-What the loss itself feeds, such as a temperature, has its whole gradient in every process from the start. Both come out
-right because `gather` sends back each gradient times the number of processes, and the average takes that away again.
-torch's DistributedDataParallel averages as well, but wants a single call of one module a step; here are two towers.
+A weight that the loss uses directly, such as a temperature, has its whole gradient in every process from the start.
+Both come out right because `gather` sends back each gradient times the number of processes, and the average divides by
+it again. torch's DistributedDataParallel averages as well, but expects one call of one module a step; here are two
+towers.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from common.progress import tell
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Where the launchers say how many processes there are: torch's, and those of three kinds of MPI."""
-LONGEST_WAIT = timedelta(hours=3)
-"""For the main process to mine or to validate; torch would give up after 10 minutes on a GPU."""
+"""Environment variables with the number of processes, as torch's launcher and three kinds of MPI set them."""
+MAX_WAIT = timedelta(hours=3)
+"""How long the others wait while the main process mines or validates; torch's own limit is 10 minutes on a GPU."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of one training, seen from one of them: number `rank` of `count`. Without an accelerator there is
-    one only, and nothing here changes anything."""
+    """Represent the processes of one training, seen from one of them: number `rank` of `count`. Without an accelerator
+    there is one only, and every method leaves its input as it is."""
 
     rank: int = 0
     count: int = 1
@@ -48,39 +49,39 @@ class Processes:
 
     @classmethod
     def launched(cls) -> Processes:
-        """Those that `accelerate launch` started, or this one alone. To be called before anything is put on a GPU: each
-        process gets its own."""
+        """Return the processes that `accelerate launch` started, or this one alone. Call it before anything is put on a
+        GPU: each process gets its own."""
         if max(int(os.environ.get(name, "1")) for name in SIZES) < 2:
             if os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_PORT" in os.environ:
-                tell("train: accelerate --cpu started one process, for want of MPI; with --multi_gpu it starts several")
+                tell("train: accelerate --cpu started one process for lack of MPI; --multi_gpu starts several")
             return ALONE
         from accelerate import Accelerator
         from accelerate.utils import InitProcessGroupKwargs
 
-        patience = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
+        patience = InitProcessGroupKwargs(timeout=MAX_WAIT)
         accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
         return cls(accelerator.process_index, accelerator.num_processes, accelerator)
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes."""
+        """Return whether this process is the one that writes."""
         return self.rank == 0
 
     def share(self, rows: int) -> slice:
-        """The rows of a batch that this process encodes: as many as another's, or one more or less."""
+        """Return the rows of a batch that this process encodes; shares differ by one row at most."""
         return slice(rows * self.rank // self.count, rows * (self.rank + 1) // self.count)
 
     def gather(self, own: Tensor, rows: int) -> Tensor:
-        """All vectors [rows, D] from each process's `own` ones, of its `share`; gradients find their way back
-        through float32 ones (what needs none, such as pixels, may be of another type).
+        """Return all vectors [rows, D], of which `own` are this process's `share`.
 
-        Every process must go on to the same loss with them, and afterwards call `average_gradients` for all weights.
+        Gradients flow back through float32 vectors; what needs none, such as pixels, may be of another type. Every
+        process must compute the same loss from them, and then call `average_gradients` for all weights.
         """
         return own if self.count == 1 else _Gathered.apply(own, self, rows)
 
     def average_gradients(self, weights: Iterable[torch.nn.Parameter]) -> None:
-        """Make the gradient of each weight the mean over the processes, which all must give the same weights. A weight
-        that no process has a gradient for keeps none, so that no decay touches it."""
+        """Replace the gradient of each weight by the mean over the processes, which must all pass the same weights. A
+        weight that no process has a gradient for keeps none, so that no weight decay applies to it."""
         if self.count == 1:
             return
         weights = list(weights)
@@ -90,18 +91,18 @@ class Processes:
         gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
         if not weights:
             return
-        # In one piece: hundreds of small messages would take longer than their bytes.
+        # In one message: hundreds of small ones would cost more time than their bytes.
         mean = self.sum(torch.cat([gradient.flatten() for gradient in gradients])) / self.count
         for weight, part in zip(weights, mean.split([weight.numel() for weight in weights]), strict=True):
             weight.grad = part.view_as(weight)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over the processes, to the same bits in all of them."""
+        """Return the sum over the processes, to the same bits in all of them."""
         return tensor if self.count == 1 else self.accelerator.reduce(tensor, reduction="sum")
 
-    def from_main(self, make: Callable[[], Made]) -> Made:
-        """What the main process makes, given to all: a validation that differed in its last bit could make one process
-        stop early while the others wait for it."""
+    def from_main(self, make: Callable[[], Result]) -> Result:
+        """Call `make` on the main process and return its result in all of them. A validation figure that differed in
+        its last bit could make one process stop early while the others wait for it."""
         if self.count == 1:
             return make()
         from accelerate.utils import broadcast_object_list
@@ -109,7 +110,7 @@ class Processes:
         return broadcast_object_list([make() if self.is_main else None])[0]
 
     def wait(self) -> None:
-        """Let all processes come to this point."""
+        """Wait until all processes have come to this point."""
         if self.count > 1:
             self.accelerator.wait_for_everyone()
 

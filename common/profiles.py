@@ -1,4 +1,4 @@
-"""Profile defaults and range checks of the steps' configs."""
+"""Fill a step's config from its profile, and check the ranges of its values."""
 
 from __future__ import annotations
 
@@ -24,10 +24,8 @@ def with_profile_defaults(config: Config, defaults: Mapping[str, Mapping[str, An
 
 
 def check_ranges(step: str, config: Any, ranges: Mapping[str, tuple[float, float | None]]) -> None:
-    """Raise `CourseError`, naming the field, if a value is out of its range.
-
-    ranges: by field, the least value and the greatest; None sets no upper limit.
-    """
+    """Raise `CourseError`, naming the field, if a value is out of its range. ranges: by field, the least value and the
+    greatest; None sets no upper limit."""
     for name, (low, high) in ranges.items():
         value = getattr(config, name)
         if value < low or (high is not None and value > high):

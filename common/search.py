@@ -64,7 +64,7 @@ class Searcher(Protocol):
 
         allowed: only these product ids may be returned, for every query of the call; None allows all.
         exclude: for each query, the product ids that must not be returned (the product that the user looks at, say).
-        Raises CourseError if k is not a whole number of at least 1, or exclude has not one entry a query.
+        Raises CourseError if k is not a whole number of at least 1, or exclude has not one entry per query.
         """
         ...
 
@@ -110,7 +110,7 @@ def check_request(
         exclude = list(exclude)
         if len(exclude) != len(queries):
             raise CourseError(
-                f"search: exclude has {len(exclude)} entries for {len(queries)} queries; give one a query."
+                f"search: exclude has {len(exclude)} entries for {len(queries)} queries; give one per query."
             )
         if any(isinstance(ids, str) for ids in exclude):
             raise CourseError("search: each entry of exclude must be a collection of product ids, not one text.")
@@ -124,7 +124,7 @@ def empty_hits(n_queries: int, k: int) -> Hits:
 
 
 def hits_from_rows(rows: Sequence[tuple[Sequence[str], Sequence[float]]], k: int) -> Hits:
-    """Return hits from one (product ids, scores) pair a query, in any order and of any length.
+    """Return hits from one (product ids, scores) pair per query, in any order and of any length.
 
     Each row is put into the course's order, score descending then product id ascending, and cut to k: the result does
     not depend on the order in which a searcher happened to find the products. A score of -inf means "not a hit". The

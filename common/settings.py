@@ -1,4 +1,4 @@
-"""Where things are and how large they should be: the few settings that come from the environment.
+"""Read the few settings that come from the environment.
 
 ======================  ==================================================================================
 ``COURSE_PROFILE``      ``smoke``, ``pocket`` (the default) or ``full``
@@ -6,8 +6,8 @@
 ``COURSE_DATA_HOME``    folder with public data sets that are already on this machine; no default
 ======================  ==================================================================================
 
-A relative path in them is taken from the repository root, never from the working directory, which differs between
-a shell, papermill and nbval.
+A relative path is taken from the repository root, never from the working directory, which differs between a shell,
+papermill and nbval.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ DEFAULT_PROFILE = "pocket"
 
 
 def resolve_profile(name: str | None = None) -> str:
-    """Return the profile to use: the argument, else ``COURSE_PROFILE``, else ``pocket``.
-
-    Raises ``CourseError`` when the name is not one of ``PROFILES``. An empty environment variable counts as unset.
-    """
+    """Return the profile to use: the argument, else ``COURSE_PROFILE``, else ``pocket``. Raises ``CourseError`` if the
+    name is not one of ``PROFILES``. An empty environment variable counts as unset."""
     origin = "profile" if name is not None else "environment variable COURSE_PROFILE"
     chosen = name if name is not None else os.environ.get("COURSE_PROFILE") or DEFAULT_PROFILE
     if chosen not in PROFILES:
@@ -34,18 +32,18 @@ def resolve_profile(name: str | None = None) -> str:
 
 
 def repository_root() -> Path:
-    """The folder that holds ``common``, ``course`` and the chapters, whatever the working directory is."""
+    """Return the folder that holds ``common``, ``course`` and the chapters, whatever the working directory is."""
     return Path(__file__).resolve().parents[1]
 
 
 def artifacts_root() -> Path:
-    """``COURSE_ARTIFACTS``, else ``artifacts`` in the repository. It need not exist yet."""
+    """Return ``COURSE_ARTIFACTS``, else ``artifacts`` in the repository. It need not exist yet."""
     chosen = os.environ.get("COURSE_ARTIFACTS")
     return repository_root() / Path(chosen or "artifacts").expanduser()
 
 
 def data_home() -> Path | None:
-    """``COURSE_DATA_HOME``, or None when it is unset. Raises ``CourseError`` when it is set but is no folder."""
+    """Return ``COURSE_DATA_HOME``, None if it is unset. Raises ``CourseError`` if it is set but is no folder."""
     chosen = os.environ.get("COURSE_DATA_HOME")
     if not chosen:
         return None

@@ -1,10 +1,10 @@
-"""Embeds a catalogue of any size shard by shard: in this process, in several, or on a Ray cluster.
+"""Embed a catalogue of any size shard by shard: in this process, in several, or on a Ray cluster.
 
 `python -m common.sharded_embedding --input pocket_shop --output shop_vectors --shard-size 5000`
 
-Stopped at any moment and started again, it goes on with the shards that are missing and ends with the same bytes. The
-one function that computes, `Embedder.embed_batch`, takes and gives a dict of arrays: it is what Ray Data's
-`map_batches` asks for, and a loop can call it just as well.
+Stopped at any moment and started again, it continues with the missing shards and ends with the same bytes. The one
+function that computes, `Embedder.embed_batch`, maps a dict of arrays to a dict of arrays: Ray Data's `map_batches` can
+call it, and so can a loop.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class ShardedEmbeddingConfig:
     output: Path
     """Folder of the shards. Several processes may fill the same one."""
     shard_size: int = 5000
-    """Products of a shard: what memory holds at a time, and what a kill can lose."""
+    """Products of a shard: bounds memory, and the work that a kill can lose."""
     model: str = MINILM
     """Text encoder: the packaged "all-MiniLM-L6-v2", a hub name, or a local folder."""
     max_length: int = 256
     """Tokens of a product's text that the encoder reads."""
     runtime: Literal["auto", "openvino", "torch"] = "auto"
-    """What runs the model. Name it where machines of several kinds share the work: their vectors must compare."""
+    """Engine of the model. Name one if machines of several kinds share the work: their vectors must be comparable."""
     part: int = 1
     """With --of: make only every of-th shard, from this one on. Start one process for each part."""
     of: int = 1
-    """Into how many parts the shards are dealt."""
+    """Number of parts that the shards are divided into."""
     engine: Literal["local", "ray"] = "local"
     """local: this process. ray: workers of the cluster at RAY_ADDRESS, else of a small one started on this machine."""
     workers: int = 2
@@ -57,24 +57,24 @@ class ShardedEmbeddingConfig:
 
 
 class Embedder:
-    """Batches of texts to batches of vectors. Holds a model and nothing of the batches it has seen, so it can be handed
-    to Ray Data as it is: `dataset.map_batches(Embedder, compute=ray.data.ActorPoolStrategy(size=2))`."""
+    """Map batches of texts to batches of vectors. It holds a model and no state between batches, so Ray Data can take
+    it as it is: `dataset.map_batches(Embedder, compute=ray.data.ActorPoolStrategy(size=2))`."""
 
     def __init__(
         self, model: str = MINILM, max_length: int = 256, runtime: str = "auto", encoder_id: str | None = None
     ) -> None:
-        """Loads the encoder, without its cache: the shards are one. Raises CourseError if `encoder_id` is given and
-        this machine's encoder is another."""
+        """Load the encoder, without its cache: the shards are one. Raises CourseError if `encoder_id` is given and this
+        machine's encoder has another."""
         self.encoder = load_text_encoder(model, max_length=max_length, engine=runtime)
         if encoder_id not in (None, self.encoder.encoder_id):
             raise CourseError(
-                f"this machine makes vectors of {self.encoder.encoder_id!r}, the others of {encoder_id!r}; name a "
+                f"this machine's encoder is {self.encoder.encoder_id!r}, the others' is {encoder_id!r}; name a "
                 "runtime that all of them have, and give each the same kind of device."
             )
 
     def embed_batch(self, batch: Batch) -> Batch:
-        """{product_id [N], text [N]} to {product_id [N], vector float32 [N, D]}, each vector of length 1; other columns
-        pass through. The texts of a batch are encoded together, so equal batches give equal bytes."""
+        """Map {product_id [N], text [N]} to {product_id [N], vector float32 [N, D]}, each vector of length 1. Other
+        columns pass through. The texts of a batch are encoded together, so equal batches give equal bytes."""
         kept = {name: column for name, column in batch.items() if name != "text"}
         return {**kept, "vector": self.encoder.encode(batch["text"].tolist()).vectors}
 
@@ -82,7 +82,7 @@ class Embedder:
 
 
 def main(config: ShardedEmbeddingConfig) -> EmbeddingShards:
-    """Embed the products of a catalogue or of parquet files, shard by shard, those apart that are finished.
+    """Embed the products of a catalogue or of parquet files, shard by shard, skipping finished ones.
 
     Raises CourseError for an input that cannot be read, an output folder of another input, encoder or shard size, and
     numbers out of range.
@@ -101,9 +101,9 @@ def main(config: ShardedEmbeddingConfig) -> EmbeddingShards:
 
 
 def embed_here(shards: EmbeddingShards, todo: Iterable[int], embedder: Embedder) -> Iterator[int]:
-    """Make shards one after another in this process; yields the products of each."""
+    """Make shards one after another in this process; yield the products of each."""
     for number in todo:
-        if not shards.is_there(number):  # nobody else made it since
+        if not shards.exists(number):  # no other process has made it since
             done = shards.write(embedder(shards.read({"shard": np.array([number])})))
             yield int(done["rows"][0])
 
@@ -111,17 +111,17 @@ def embed_here(shards: EmbeddingShards, todo: Iterable[int], embedder: Embedder)
 def embed_on_ray(
     shards: EmbeddingShards, todo: list[int], embedder: dict[str, Any], workers: int, **resources: float
 ) -> Iterator[int]:
-    """Make shards in `workers` actors of a Ray cluster whose machines all see the folder; yields the products of each,
-    as they are finished.
+    """Make shards in `workers` actors of a Ray cluster whose machines all see the folder.
 
-    embedder: arguments of `Embedder`; resources: num_cpus and num_gpus of an actor. A row of the data set stands for a
-    shard, and blocks are never cut: so a batch is a shard on every way through Ray.
+    Yields the products of each shard when it is finished. embedder: arguments of `Embedder`; resources: num_cpus and
+    num_gpus of an actor. A row of the data set stands for a shard, and blocks are never cut, so a batch is always a
+    shard.
     """
     import ray.data
 
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size, context.enable_progress_bars, context.print_on_execution_start = None, False, False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # remarks on its own plans
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # hides remarks about its plans
     with ray.data.DataContext.current(context):
         numbers = ray.data.from_items([{"shard": number} for number in todo], override_num_blocks=len(todo))
         pool = ray.data.ActorPoolStrategy(size=min(workers, len(todo)))
@@ -140,14 +140,14 @@ def _this_process(config: ShardedEmbeddingConfig) -> Iterator[tuple[str, Any]]:
 
 @contextmanager
 def _ray_workers(config: ShardedEmbeddingConfig) -> Iterator[tuple[str, Any]]:
-    """A cluster for the time of the run. The encoder is asked for its id on a worker: this machine may have no GPU."""
+    """Start a cluster for the run. A worker tells the encoder's id: this machine may have no GPU."""
     try:
         import ray
     except ImportError:
         raise CourseError("engine 'ray' is not installed; run `pip install 'ray[data]'`.") from None
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # One CPU beyond the workers' own reads and writes shards. A cluster knows how many it has.
+    # One CPU more than the workers need reads and writes shards. An existing cluster has its own number.
     here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": config.workers * config.cpus + 1}
     resources = {"num_cpus": config.cpus, "num_gpus": config.gpus}
     arguments = {"model": config.model, "max_length": config.max_length, "runtime": config.runtime}
@@ -162,8 +162,10 @@ def _ray_workers(config: ShardedEmbeddingConfig) -> Iterator[tuple[str, Any]]:
             lambda shards, todo: embed_on_ray(shards, todo, embedder, config.workers, **resources) if todo else (),
         )
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[-1]  # the lines before it are the worker's stack
-        raise CourseError(f"ray: {reason}\nFinished shards stay: put it right and run the command again.") from error
+        reason = str(error).strip().splitlines()[-1]  # the lines before it are the worker's traceback
+        raise CourseError(
+            f"ray: {reason}\nFinished shards stay: solve the problem and run the command again."
+        ) from error
     finally:
         if started:
             ray.shutdown()

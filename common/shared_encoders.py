@@ -1,11 +1,11 @@
-"""For a process that answers questions for hours: every encoder loaded once, and the texts asked last remembered.
+"""Load every encoder once and remember recent texts, in a process that answers queries for hours.
 
     with shared_encoders(remember=10_000) as shared:
         searchers = systems(artifacts, catalogue)   # however many of them ask for the same encoder, it is loaded once
     shared.hits, shared.misses                      # texts whose vectors were remembered, and those that were encoded
 
-Outside of such a block every load is a fresh one, with its cache on disk. Here nothing is written: what visitors ask
-for stays in memory.
+Outside such a block every load is a new one, with its cache on disk. Inside, nothing is written: what visitors ask for
+stays in memory.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ import numpy as np
 
 
 class TextMemory:
-    """The vectors of the `most` texts that one encoder was asked for last; to an encoder, an `EmbeddingCache`."""
+    """Keep the vectors of the `capacity` most recently used texts of one encoder, in memory. An encoder uses it like an
+    `EmbeddingCache`."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.hits, self.misses = most, 0, 0
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.hits, self.misses = capacity, 0, 0
         self._vectors: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._vectors)
 
     def fill(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
-        """Write the vectors of known texts into their rows of `vectors` [N, D]; the positions [M] of the unknown
+        """Write the vectors of known texts into their rows of `vectors` [N, D]; return the positions [M] of unknown
         ones."""
         missing = []
         for position, text in enumerate(texts):
@@ -45,25 +46,26 @@ class TextMemory:
         return np.array(missing, dtype=np.int64)
 
     def add(self, texts: Sequence[str], vectors: np.ndarray) -> None:
-        """Remember the vectors [N, D] of texts, and forget those asked for longest ago."""
-        for text, vector in zip(texts[-self.most :], vectors[-self.most :], strict=True):
-            self._vectors[text] = vector.copy()  # a row of a batch would keep the whole batch alive
-        while len(self._vectors) > self.most:
+        """Remember the vectors [N, D] of texts, dropping the least recently used."""
+        for text, vector in zip(texts[-self.capacity :], vectors[-self.capacity :], strict=True):
+            self._vectors[text] = vector.copy()  # a view of a row would keep the whole batch in memory
+        while len(self._vectors) > self.capacity:
             self._vectors.popitem(last=False)
 
 
-class Remembers(Protocol):
-    """An encoder that can be given a memory in place of its cache; None for neither."""
+class CachedEncoder(Protocol):
+    """Encode with a replaceable cache."""
 
-    def with_memory(self, memory: TextMemory | None) -> Self: ...
+    def with_memory(self, memory: TextMemory | None) -> Self:
+        """Return this encoder with a memory in place of its cache; None for neither."""
 
 
 class SharedEncoders:
-    """The encoders that were loaded in a `shared_encoders` block, and how often their memories helped."""
+    """Hold the encoders that were loaded in a `shared_encoders` block, and count how often their memories helped."""
 
     def __init__(self, remember: int) -> None:
         self._remember = remember
-        self._loaded: dict[Hashable, Remembers] = {}
+        self._loaded: dict[Hashable, CachedEncoder] = {}
         self._memories: list[TextMemory] = []
 
     def __len__(self) -> int:
@@ -71,16 +73,16 @@ class SharedEncoders:
 
     @property
     def hits(self) -> int:
-        """Texts whose vectors were remembered."""
+        """Return the number of texts whose vectors were remembered."""
         return sum(memory.hits for memory in self._memories)
 
     @property
     def misses(self) -> int:
-        """Texts that had to be encoded."""
+        """Return the number of texts that had to be encoded."""
         return sum(memory.misses for memory in self._memories)
 
-    def get(self, key: Hashable, load: Callable[[], Remembers]) -> Remembers:
-        """The encoder of this key, loaded when first asked for."""
+    def get(self, key: Hashable, load: Callable[[], CachedEncoder]) -> CachedEncoder:
+        """Return the encoder of this key, loading it at the first call."""
         if key not in self._loaded:
             memory = None
             if self._remember:
@@ -90,21 +92,21 @@ class SharedEncoders:
         return self._loaded[key]
 
 
-_in_force: ContextVar[SharedEncoders | None] = ContextVar("shared encoders", default=None)
+_active: ContextVar[SharedEncoders | None] = ContextVar("shared encoders", default=None)
 
 
 @contextmanager
 def shared_encoders(remember: int) -> Iterator[SharedEncoders]:
-    """While the block runs, encoders are loaded once each. remember: so many texts an encoder; 0 for none."""
+    """Load each encoder only once inside the block. remember: texts per encoder; 0 for none."""
     shared = SharedEncoders(remember)
-    token = _in_force.set(shared)
+    token = _active.set(shared)
     try:
         yield shared
     finally:
-        _in_force.reset(token)
+        _active.reset(token)
 
 
-def load_shared(key: Hashable, load: Callable[[], Remembers]) -> Remembers:
-    """What `load` gives, or in a `shared_encoders` block what it gave for this key before."""
-    shared = _in_force.get()
+def load_shared(key: Hashable, load: Callable[[], CachedEncoder]) -> CachedEncoder:
+    """Return what `load` returns, or in a `shared_encoders` block what it returned for this key before."""
+    shared = _active.get()
     return load() if shared is None else shared.get(key, load)

@@ -1,4 +1,4 @@
-"""How sure is a figure? Bootstrap intervals over queries and paired tests between two systems.
+"""Measure how certain a figure is, by bootstrap intervals over queries and paired tests between two systems.
 
 The queries are a sample of what shoppers ask; another sample would have given another mean. The functions here say by
 how much.
@@ -14,13 +14,14 @@ import pandas as pd
 
 from common.errors import CourseError
 
+LEVEL = 0.95  # of all intervals
 CHUNK_CELLS = 4_000_000
-"""Random draws held at once: bounds memory, and does not change any result's distribution."""
+"""Random draws in memory at once; no result's distribution depends on it."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """System a against system b on the same queries."""
+    """Compare system a with system b on the same queries."""
 
     metric: str
     difference: float
@@ -33,15 +34,15 @@ class Comparison:
     n_queries: int
 
 
-def summarise(per_query: pd.DataFrame, *, seed: int = 0, rounds: int = 2_000, level: float = 0.95) -> pd.DataFrame:
-    """One row a metric: `metric`, `value` (mean over queries), `ci_low`, `ci_high` (bootstrap interval), `n_queries`.
+def summarise(per_query: pd.DataFrame, *, seed: int = 0, rounds: int = 2_000) -> pd.DataFrame:
+    """Return one row per metric: `metric`, `value` (mean over queries), `ci_low`, `ci_high` (bootstrap), `n_queries`.
 
-    per_query: one row a query, one column a metric, as `common.evaluation.evaluate` returns it.
+    per_query: one row per query, one column per metric, as `common.evaluation.evaluate` returns it.
     """
     if not len(per_query):
         raise CourseError("summarise: there is no query in the table.")
     values = per_query.to_numpy(dtype=np.float64)
-    low, high = bootstrap_interval(values, seed=seed, rounds=rounds, level=level)
+    low, high = bootstrap_interval(values, seed=seed, rounds=rounds)
     return pd.DataFrame(
         {
             "metric": list(per_query.columns),
@@ -53,48 +54,41 @@ def summarise(per_query: pd.DataFrame, *, seed: int = 0, rounds: int = 2_000, le
     )
 
 
-def bootstrap_interval(
-    values: np.ndarray, *, seed: int = 0, rounds: int = 2_000, level: float = 0.95
-) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile bootstrap interval of the mean over queries (Efron & Tibshirani 1993, "An Introduction to the
-    Bootstrap", ch. 13).
+def bootstrap_interval(values: np.ndarray, *, seed: int = 0, rounds: int = 2_000) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 95% percentile bootstrap interval (low, high) of the mean over queries, each of shape [] or [M].
 
-    Draw as many queries as there are, with replacement, take the mean, repeat; the interval holds the middle `level`
-    of those means. Queries are drawn as whole rows, so the columns of one table are resampled together.
+    Draw as many queries as there are, with replacement, take the mean, repeat; the interval holds the middle 95% of
+    those means (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13). Queries are drawn as whole rows,
+    so the columns of one table are resampled together.
 
-    values: [Q] or [Q, M]. Returns (low, high), each of shape [] or [M]. With fewer than about 20 queries the interval
-        is too narrow.
+    values: [Q] or [Q, M]. With fewer than about 20 queries the interval is too narrow.
     """
     values = _checked(values, "bootstrap_interval")
-    if not 0 < level < 1 or rounds < 1:
-        raise CourseError(
-            f"bootstrap_interval: level {level} must lie between 0 and 1 and rounds {rounds} be at least 1."
-        )
+    if rounds < 1:
+        raise CourseError(f"bootstrap_interval: rounds {rounds} must be at least 1.")
     n = len(values)
     rng = np.random.default_rng(seed)
     means = []
     for size in _chunks(rounds, n):
-        # How often each query was drawn is all a mean needs: [size, Q] counts times [Q, M] values.
+        # A mean only needs how often each query was drawn: [size, Q] counts times [Q, M] values.
         drawn = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
         means.append(counts @ values / n)
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
     return low, high
 
 
 def paired_randomisation_test(a: np.ndarray, b: np.ndarray, *, seed: int = 0, rounds: int = 10_000) -> float:
-    """Two-sided p-value of the difference between two systems' means over the same queries, by random sign flips.
+    """Return the two-sided p-value of the difference between two systems' means over the same queries.
 
-    If the systems were equally good, then for each query it would be chance which of them got which of the two
-    values: flip the sign of each difference with probability one half and see how often the mean is at least as far
-        from 0 as the one observed. No normality is assumed
-    (Smucker, Allan & Carterette 2007, "A comparison of statistical significance tests for information retrieval
-    evaluation").
+    If the systems were equally good, chance would decide for each query which of them got which of the two values: flip
+    the sign of each difference with probability one half, and count how often the mean is at least as far from 0 as the
+    one observed. No normality is assumed (Smucker, Allan & Carterette 2007, "A comparison of statistical significance
+    tests for information retrieval evaluation").
 
-    a, b: [Q] values of the same queries in the same order. Returns (1 + count) / (1 + rounds), which is never 0: the
-        observed arrangement is
-    one of those possible (Phipson & Smyth 2010).
+    a, b: [Q] values of the same queries in the same order. The p-value is (1 + count) / (1 + rounds), never 0: the
+    observed arrangement is one of those possible (Phipson & Smyth 2010).
     """
     a, b = _checked(a, "paired_randomisation_test"), _checked(b, "paired_randomisation_test")
     if a.ndim != 1 or a.shape != b.shape:
@@ -107,7 +101,7 @@ def paired_randomisation_test(a: np.ndarray, b: np.ndarray, *, seed: int = 0, ro
     if not len(differences):
         return 1.0
     observed = abs(differences.sum())
-    # Sums of the same numbers in another order differ in their last digits; what is equal must count as equal.
+    # Sums of the same numbers in another order differ in their last digits, but must count as equal.
     reach = observed - 1e-12 * np.abs(differences).sum()
     rng = np.random.default_rng(seed)
     count = 0
@@ -119,11 +113,8 @@ def paired_randomisation_test(a: np.ndarray, b: np.ndarray, *, seed: int = 0, ro
 def compare(
     per_query_a: pd.DataFrame, per_query_b: pd.DataFrame, metric: str, *, seed: int = 0, rounds: int = 10_000
 ) -> Comparison:
-    """System a minus system b in one metric: difference of means, its bootstrap interval, and the paired test's p.
-
-    Both tables are results of `evaluate` on the same queries, in any order. When several comparisons are made, see
-    `holm`.
-    """
+    """Compare system a with b in one metric: difference of means (a minus b), its bootstrap interval, the paired test's
+    p. Both tables are results of `evaluate` on the same queries, in any order. For several comparisons see `holm`."""
     for name, table in (("a", per_query_a), ("b", per_query_b)):
         if metric not in table.columns:
             raise CourseError(
@@ -150,8 +141,7 @@ def compare(
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p-values of a family of comparisons, corrected so that the chance of even one false alarm stays below the level
-    (Holm 1979).
+    """Correct the p-values of a family of comparisons, so that even one false alarm is unlikely (Holm 1979).
 
     The smallest of m is multiplied by m, the next by m - 1, and so on; none may fall below the one before it, nor
     exceed 1. Same keys and order.
@@ -166,14 +156,13 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _random_signs(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
-    """[rows, columns] float32 of -1 and 1 with equal probability; one random bit each, which is what makes many
-    rounds cheap."""
+    """Return [rows, columns] float32 of -1 and 1 with equal probability, from one random bit each, which is fast."""
     octets = rng.integers(0, 256, size=(rows, (columns + 7) // 8), dtype=np.uint8)
     return np.unpackbits(octets, axis=1, count=columns).astype(np.float32) * 2 - 1
 
 
 def _chunks(rounds: int, columns: int) -> Iterator[int]:
-    """Sizes that add up to `rounds`, each small enough that size * columns draws fit into memory."""
+    """Yield sizes that add up to `rounds`, each small enough that size * columns draws fit into memory."""
     size = max(1, CHUNK_CELLS // columns)
     while rounds > 0:
         yield min(size, rounds)

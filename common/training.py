@@ -1,7 +1,7 @@
-"""The training kit: what every training needs besides its loop, which each chapter's `train.py` shows.
+"""Provide what every training needs besides its loop, which each chapter's `train.py` shows.
 
-A loop sets the rate (`warmup_schedule`), computes a loss, clips (`clip_gradients`), steps and tells its `TrainingRun`
-what came out. The run logs it, saves checkpoints, keeps the model of each epoch and the best one, and stops when the
+A loop sets the rate (`warmup_schedule`), computes a loss, clips (`clip_gradients`), steps and reports to its
+`TrainingRun`. The run logs, saves checkpoints, keeps the model of each epoch and the best one, and stops when the
 headline figure no longer improves. A killed training continues from its last checkpoint, to the same bits.
 """
 
@@ -78,7 +78,7 @@ def clip_gradients(weights: Iterable[torch.nn.Parameter]) -> float:
 
 
 class TrainingRun:
-    """One training, or one stage of it, on disk: state, checkpoints, log, the model of each epoch and the best one.
+    """Keep one training, or one stage of it, on disk: checkpoints, log, the model of each epoch and the best one.
 
     folder: receives `epoch_N/` and, at the end, `best/`. model: anything with a `state_dict` of live tensors. log: of
     the whole training; `first_step` is the number of steps that it holds from earlier stages. headline: the validation
@@ -112,12 +112,12 @@ class TrainingRun:
 
     @property
     def step(self) -> int:
-        """Steps taken so far, those before an interruption included."""
+        """Return the steps taken so far, including those before an interruption."""
         return self.state["step"]
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """Epoch and figures of the best epoch so far, None before the first."""
+        """Return epoch and figures of the best epoch so far, None before the first."""
         return self.state["best"]
 
     def epochs(self, count: int, steps: int, desc: str) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""The log of a training run: JSON lines on disk always, Weights & Biases or trackio besides when asked."""
+"""Log a training as JSON lines on disk, and in Weights & Biases or trackio as well if asked to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
@@ -16,22 +16,30 @@ from common.errors import CourseError
 TRACKERS = ("wandb", "trackio")
 
 
-class Tracker(Protocol):
-    """Where a run can be watched besides the log file."""
+class Tracker:
+    """Show a training while it runs, in wandb, or in trackio, which has the same calls except for watching weights."""
 
-    def log(self, values: dict[str, Any], step: int) -> None: ...
+    def __init__(self, package: Any, project: str, config: dict[str, Any]) -> None:
+        self._package = package
+        package.init(project=project, config=config)
 
-    def watch(self, model: Any) -> None: ...
+    def log(self, values: dict[str, Any], step: int) -> None:
+        self._package.log(values, step=step)
 
-    def close(self) -> None: ...
+    def watch(self, model: Any) -> None:
+        if hasattr(self._package, "watch"):
+            self._package.watch(model, log="all", log_freq=50)
+
+    def close(self) -> None:
+        self._package.finish()
 
 
 class TrainingLog:
-    """Appends one JSON object a line; what a killed run wrote after its checkpoint is cut off when it goes on.
+    """Append one JSON object per line. A resumed training cuts off what was written after its checkpoint.
 
     path: of the file; None counts lines and writes none (for a process that is not the main one). keep: lines of an
-    earlier, interrupted run that still hold (0 starts anew). watched: the model whose weights and gradients the tracker
-    follows, if it can.
+    interrupted training that are still valid (0 starts anew). watched: the model whose weights and gradients the
+    tracker follows, if it can.
     """
 
     def __init__(
@@ -44,7 +52,7 @@ class TrainingLog:
             tracker.watch(watched)
 
     def write(self, step: int, **values: Any) -> None:
-        """Add a line: the step and its values, in this order."""
+        """Append a line: the step and its values, in this order."""
         if self._file is not None:
             self._file.write((json.dumps({"step": step, **values}, ensure_ascii=False) + "\n").encode())
             self._file.flush()
@@ -53,7 +61,7 @@ class TrainingLog:
             self._tracker.log({name: value for name, value in values.items() if isinstance(value, int | float)}, step)
 
     def flush(self) -> None:
-        """Push what was written to the disk: a checkpoint that counts these lines is about to be written."""
+        """Flush to the disk, before a checkpoint that counts these lines is written."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 
@@ -66,10 +74,10 @@ class TrainingLog:
 
 
 def _open_after(path: Path, keep: int) -> Any:
-    """The file, open for writing after its first `keep` lines, which a kill at any moment leaves in it."""
+    """Open the file for writing after its first `keep` lines, which no kill can have damaged."""
     kept = path.read_bytes().splitlines(keepends=True)[:keep] if keep and path.is_file() else []
     if len(kept) < keep:
-        raise CourseError(f"{path.name}: holds {len(kept)} lines, the checkpoint speaks of {keep}")
+        raise CourseError(f"{path.name}: holds {len(kept)} lines, the checkpoint counts {keep}")
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("r+b" if path.is_file() else "wb")
     file.truncate(sum(map(len, kept)))
@@ -78,37 +86,17 @@ def _open_after(path: Path, keep: int) -> Any:
 
 
 def read_log(path: Path) -> pd.DataFrame:
-    """Return a log as a table, one row a line; what a line does not say is missing."""
+    """Return a log as a table, one row per line; values that a line lacks are missing."""
     return pd.DataFrame([json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()])
 
 
 def open_tracker(name: str | None, *, project: str, config: dict[str, Any]) -> Tracker | None:
-    """Start a run of "wandb" or "trackio", None for no tracker.
-
-    Raises `CourseError` for another name, and if the package is not installed; nothing is logged in anywhere by us.
-    """
+    """Start a run of "wandb" or "trackio", None for no tracker. Raises `CourseError` for another name, and if the
+    package is not installed. The package logs in as you set it up; the course never does."""
     if name is None:
         return None
     if name not in TRACKERS:
         raise CourseError(f"no tracker {name!r}; choose one of {', '.join(TRACKERS)}")
     if find_spec(name) is None:
         raise CourseError(f"tracker {name!r} is not installed; run `pip install {name}`, or leave the tracker out")
-    return _PackageTracker(import_module(name), project, config)
-
-
-class _PackageTracker:
-    """wandb, or trackio, which speaks wandb's language but cannot watch weights."""
-
-    def __init__(self, package: Any, project: str, config: dict[str, Any]) -> None:
-        self._package = package
-        self._run = package.init(project=project, config=config)
-
-    def log(self, values: dict[str, Any], step: int) -> None:
-        self._package.log(values, step=step)
-
-    def watch(self, model: Any) -> None:
-        if hasattr(self._package, "watch"):
-            self._package.watch(model, log="all", log_freq=50)
-
-    def close(self) -> None:
-        self._package.finish()
+    return Tracker(import_module(name), project, config)

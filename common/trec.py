@@ -1,11 +1,11 @@
-"""Runs and judgements as TREC files, the form that trec_eval and every other tool of the field reads.
+"""Read and write runs and judgements as TREC files, the format of trec_eval and every other tool of the field.
 
-A run has the lines `query_id Q0 product_id rank score tag`, judgements (qrels) the lines `query_id 0 product_id
-grade`, separated by blanks.
+A run has the lines `query_id Q0 product_id rank score tag`, judgements (qrels) the lines `query_id 0 product_id grade`,
+separated by blanks.
 
-An id may have white space in it (a picture named "red mug.jpg"), which these lines cannot hold: it is written
-percent-encoded, and so is the percent sign ("red%20mug.jpg", "100%25"), nothing else. Reading decodes: every id comes
-back as it was. Ids without either stand in the file as they are.
+An id may contain white space (a picture named "red mug.jpg"), which these lines cannot hold: white space and the
+percent sign are written percent-encoded ("red%20mug.jpg", "100%25"), nothing else. Reading decodes, so every id comes
+back as it was.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 import pandas as pd
 
-from common.artifacts import atomic_write
+from common.atomic import atomic_write
 from common.errors import CourseError
 from common.evaluation import rankings
 from common.search import hits_from_rows
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 def write_trec_run(path: str | Path, hits: Hits, query_ids: Sequence[str], *, tag: str = "course") -> None:
     """Write hits as a TREC run, in the order in which `evaluate` scores them.
 
-    Every TREC tool orders a run by its score column, each breaking ties in its own way. Here a score that ties with
-    the one before it is lowered by the least step float32 has, so that all of them read the same order; other scores
-    stand as they are.
+    Every TREC tool orders a run by its score column, each breaking ties in its own way. Here a score that ties with the
+    one before it is lowered by the smallest step of float32, so that all of them read the same order; other scores are
+    written as they are.
 
     Raises CourseError for an empty id, for a tag that is empty or has a blank in it, and if hits and query_ids differ
     in length.
@@ -48,18 +48,17 @@ def write_trec_run(path: str | Path, hits: Hits, query_ids: Sequence[str], *, ta
         above = np.float32(np.inf)
         for rank, product_id in enumerate(ranking, start=1):
             above = min(np.float32(best[product_id]), np.nextafter(above, np.float32(-np.inf)))
-            # Nine significant digits give every float32 back exactly.
+            # Nine significant digits identify every float32 exactly.
             lines.append((_encoded(query_id), "Q0", _encoded(product_id), rank, f"{above:.9g}", tag))
     _write(path, lines)
 
 
 def read_trec_run(path: str | Path, query_ids: Sequence[str]) -> Hits:
-    """Read a TREC run as hits, one row for each of `query_ids`, in their order; a query that is not in the file gets
-    a row of padding.
+    """Read a TREC run as hits, one row for each of `query_ids`, in their order; padding for a query not in the file.
 
-    As in trec_eval the score column decides the order, not the rank column. Queries of the file that are not in
-    `query_ids` are left out. Raises CourseError, naming the line, if a line has not six fields, its score is not a
-    number or an id cannot be decoded, and if no query of the file is wanted.
+    As in trec_eval the score column decides the order, not the rank column. Other queries of the file are left out.
+    Raises CourseError, naming the line, if a line has not six fields, its score is not a number or an id cannot be
+    decoded, and if the file holds none of the queries.
     """
     found: dict[str, tuple[list[str], list[float]]] = {query_id: ([], []) for query_id in query_ids}
     for number, (query, _, product, _, score, _) in _read(path, fields=6):
@@ -107,12 +106,12 @@ def _write(path: str | Path, lines: list[tuple]) -> None:
 
 
 def _read(path: str | Path, fields: int) -> list[tuple[int, list[str]]]:
-    """The (line number, fields) of every line that is not empty."""
+    """Return the (line number, fields) of every line that is not empty."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CourseError(f"{path}: cannot be read as a TREC file in UTF-8 ({error}).") from error
-    # split("\n"), not splitlines(): the latter also cuts at characters that may stand inside an id.
+    # split("\n"), because splitlines() also cuts at characters that an id may contain.
     lines = [(number, line.split()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     for number, line in lines:
         if len(line) != fields:
@@ -121,12 +120,12 @@ def _read(path: str | Path, fields: int) -> list[tuple[int, list[str]]]:
 
 
 def _encoded(name: str) -> str:
-    """An id without white space: what `str.split` would cut at, and the percent sign itself, as %XX of UTF-8."""
+    """Encode white space (what `str.split` cuts at) and the percent sign of an id as %XX of UTF-8."""
     return re.sub(r"[\s%]", lambda found: quote(found[0], safe=""), str(name))
 
 
 def _decoded(field: str, path: str | Path, line: int) -> str:
-    """The id of a field; a percent sign that begins no code, in a file of another tool, stays one."""
+    """Decode the id of a field; a percent sign that begins no code, in a file of another tool, stays one."""
     try:
         return unquote(field, errors="strict")
     except UnicodeDecodeError as error:

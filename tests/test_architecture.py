@@ -11,8 +11,10 @@ import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 from common.settings import repository_root
@@ -77,6 +79,34 @@ def test_floors_hold(monkeypatch, tmp_path):
     )
     code, report = lint_imports(upside_down)
     assert code == 1 and "course" in report, "the linter does not see that course imports common"
+
+
+def find_circle(*packages: str) -> list[str] | None:
+    """Modules of the packages that import each other, directly or around, None if there are none.
+
+    Imports inside functions and under TYPE_CHECKING count.
+    """
+    graph = grimp.build_graph(*packages, cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return None
+
+
+def test_no_two_modules_import_each_other(monkeypatch, tmp_path):
+    assert find_circle(*PACKAGES) is None
+    package = tmp_path / "round"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "a.py").write_text("from round import b\n")
+    (package / "b.py").write_text("def late():\n    from round.c import x\n")
+    (package / "c.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import round.a\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert set(find_circle("round")) == {"round.a", "round.b", "round.c"}
+    (package / "c.py").unlink()
+    assert find_circle("round") is None
 
 
 def test_every_package_is_on_a_floor():

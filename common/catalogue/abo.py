@@ -1,4 +1,4 @@
-"""Amazon Berkeley Objects (ABO): 147,702 product listings in many languages, with photos.
+"""Read Amazon Berkeley Objects (ABO): 147,702 product listings in many languages, with photos.
 
 Source: Collins et al., "ABO: Dataset and Benchmarks for Real-World 3D Object Understanding", CVPR 2022; CC BY 4.0.
 
@@ -43,13 +43,13 @@ ROOTS = frozenset((
     "categorieën", "kategorier", "kategoriler", "kategorie", "categorias", "produkte", "produits", "produkter",
 ))
 # fmt: on
-"""First level of nearly every category path, a word for "everything" in the marketplace's language: left out."""
+"""First levels that are left out: words for "everything" in the marketplace's language."""
 
 TEXT_COLUMNS = ("item_id", "main_image_id", "title", "brand", "product_type", "node_path", "text")
 
 
 def find_files(*, selection: str) -> dict[str, Path | list[Path]]:
-    """The listings and the list of pictures in the public layout; for the selection "text", the two tables."""
+    """Return the listings and the list of pictures in the public layout; for the selection "text", the two tables."""
     if selection not in SELECTIONS:
         raise CourseError(f"abo: unknown selection {selection!r}; choose one of {', '.join(SELECTIONS)}")
     if selection == "text":
@@ -62,13 +62,15 @@ def find_files(*, selection: str) -> dict[str, Path | list[Path]]:
 
 
 def build_catalogue(folder: Path, *, selection: str = "mini") -> Catalogue:
-    """`selection`: "mini", "all" or "text". The first two read the public layout (``listings/metadata``,
-    ``images/metadata/images.csv.gz``, ``images/small``), the last one two tables without pictures (folder `abo-mini`).
+    """Build the catalogue of a `selection`: "mini", "all" or "text".
 
-    "mini" holds the listings that have a main photo of `MINI_ITEMS` items: those with an English title come first, and
-    among them those with the least ``blake2b(item_id, digest_size=8)``: no random state, so that everybody who has
-    the data set has the same selection. Splits are 90 / 5 / 5 by group; the tables of "text" keep their own
-    (train and val), and a group that stands in both counts as train.
+    The first two read the public layout (``listings/metadata``, ``images/metadata/images.csv.gz``, ``images/small``),
+    the last one two tables without pictures (folder `abo-mini`).
+
+    "mini" holds the listings with a main photo of `MINI_ITEMS` items: those with an English title come first, and among
+    them those with the smallest ``blake2b(item_id, digest_size=8)``. No random state is involved, so everybody who has
+    the data set gets the same selection. Splits are 90 / 5 / 5 by group; the tables of "text" keep their own (train and
+    val), and a group that is in both counts as train.
 
     The title is the English one where there is one; `locale` says its language. Only the main photo is taken: the
     others show backs, labels and size charts that no title describes.
@@ -97,7 +99,7 @@ def _place(files: Mapping[str, Path | list[Path]]) -> str:
 
 
 def _read_image_paths(path: Path) -> dict[str, str]:
-    """The path of each picture by its id."""
+    """Return the path of each picture by its id."""
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -150,7 +152,7 @@ def _listing(record: dict[str, Any], image_paths: Mapping[str, str]) -> dict[str
 
 
 def _preferred(values: list[dict[str, str]] | None) -> tuple[str | None, str | None]:
-    """Value and language of the first English entry, else of the first one; (None, None) if there is none."""
+    """Return value and language of the first English entry, else of the first one; (None, None) if there is none."""
     entries = [(entry["value"], entry.get("language_tag")) for entry in values or [] if entry.get("value")]
     return next((entry for entry in entries if _is_english(entry[1])), entries[0] if entries else (None, None))
 
@@ -167,7 +169,7 @@ def _mini(listings: pd.DataFrame) -> pd.DataFrame:
 
 
 def selection_key(item_id: str) -> str:
-    """Where an item stands in the queue for the selection "mini": 16 hexadecimal digits, the least first."""
+    """Return the sort key of an item for the selection "mini", 16 hexadecimal digits."""
     return blake2b(item_id.encode(), digest_size=8).hexdigest()
 
 
@@ -202,15 +204,15 @@ def _products(listings: pd.DataFrame) -> pd.DataFrame:
 
 
 def _numbered(items: pd.Series, english: pd.Series) -> pd.Series:
-    """Ids of listings: the item's own for its first one, English before others, then numbered."""
+    """Number the ids of listings: the first one, English before others, keeps the item's own id."""
     order = english.sort_values(ascending=False, kind="stable").index
     number = items.loc[order].groupby(items.loc[order]).cumcount().reindex(items.index) + 1
     return items.where(number == 1, items + "-" + number.astype(str))
 
 
 def _groups(listings: pd.DataFrame) -> pd.Series:
-    """One group for listings that share the item or the main photo, directly or through others: the connected parts of
-    the graph of items and photos. Its name is the first item's id."""
+    """Group listings that share the item or the main photo, directly or through others; the first item's id names it.
+    The groups are the connected components of the graph of items and photos."""
     items, item_names = pd.factorize(listings["item_id"])
     photos, photo_names = pd.factorize(listings["main_image_id"].fillna("item " + listings["item_id"]))
     size = len(item_names) + len(photo_names)
@@ -220,7 +222,7 @@ def _groups(listings: pd.DataFrame) -> pd.Series:
 
 
 def _category_path(node_path: str) -> str | None:
-    """``/Categories/Shoes/Boots`` as ``Shoes > Boots``; None where nothing is left."""
+    """Turn ``/Categories/Shoes/Boots`` into ``Shoes > Boots``; None where nothing is left."""
     levels = [level.strip() for level in node_path.split("/") if level.strip()]
     if levels and levels[0].casefold() in ROOTS:
         levels = levels[1:]

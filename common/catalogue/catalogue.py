@@ -1,4 +1,4 @@
-"""`Catalogue`: one shop's products, pictures, queries and judgements, valid by construction."""
+"""Hold one shop's products, pictures, queries and judgements, valid by construction."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from common.errors import CourseError
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """Tables of one source, checked against the contract (`common.catalogue.contract.TABLES`).
+    """Hold the tables of one source, checked against the contract (`common.catalogue.contract.TABLES`).
 
-    Make one with `from_tables` or `load`, not with the constructor: those check. Text columns have dtype ``str`` with
+    Make one with `from_tables` or `load`, which check, not with the constructor. Text columns have dtype ``str`` with
     missing cells as NaN; `grade`, `position` and `label` of pairs are int64, `price` float64, `is_true` bool.
 
     `judgements` are what a source's judges looked at. `truth` holds the grades above 0 of *every* query-product pair,
@@ -57,12 +57,12 @@ class Catalogue:
         folder: str | Path | None = None,
         files: Mapping[str, str] | None = None,
         quarantine: pd.DataFrame | None = None,
-        look_at_images: bool = True,
+        verify_images: bool = True,
     ) -> Catalogue:
         """Check the tables and return the catalogue of their clean rows.
 
         `files` says which file each table came from, so that errors can name it. `quarantine` holds rows that a reader
-        set aside before. `look_at_images=False` skips opening every picture (for a source that has just drawn them).
+        set aside before. `verify_images=False` skips opening every picture (for a source that has just drawn them).
         Raises `CourseError` for faults of a whole table, see `common.catalogue.validation.validate`.
         """
         folder = None if folder is None else Path(folder)
@@ -70,24 +70,24 @@ class Catalogue:
             "products": products, "images": images, "queries": queries, "judgements": judgements,
             "category_candidates": category_candidates, "pairs": pairs, "truth": truth, "captions": captions,
         }  # fmt: skip
-        clean, aside = validate(given, source=source, folder=folder, files=files, look_at_images=look_at_images)
+        clean, aside = validate(given, source=source, folder=folder, files=files, verify_images=verify_images)
         if quarantine is not None and len(quarantine):
             aside = pd.concat([quarantine, aside], ignore_index=True).astype(aside.dtypes)
         return cls(source=source, quarantine=aside, folder=folder, **clean)
 
     @classmethod
     def load(cls, folder: str | Path) -> Catalogue:
-        """Read a saved catalogue; raises `CourseError` if there is none in `folder` or a table is not whole."""
+        """Read a saved catalogue. Raises `CourseError` if there is none in `folder` or a table is damaged."""
         source, tables, digest = store.load_tables(Path(folder))
         catalogue = cls(source=source, folder=Path(folder), **tables)
-        catalogue.__dict__["digest"] = digest  # checked with the files; spares hashing the tables again
+        catalogue.__dict__["digest"] = digest  # checked with the files, so the tables need not be hashed again
         return catalogue
 
     def save(self, folder: str | Path) -> Catalogue:
-        """Write tables and pictures to `folder`, whole or not at all, and return the catalogue that now lives there.
+        """Write tables and pictures to `folder`, whole or not at all, and return the saved catalogue.
 
-        Pictures with relative paths are copied, absolute paths stay as they are. Raises `CourseError` if another
-        catalogue is saved there already.
+        Pictures with relative paths are copied, absolute paths stay as they are. Raises `CourseError` if `folder` holds
+        anything else.
         """
         if not store.holds(Path(folder), self.digest):
             with atomic_folder(folder) as staging:
@@ -101,13 +101,13 @@ class Catalogue:
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The eight tables of the contract by name (without the quarantine)."""
+        """Return the eight tables of the contract by name (without the quarantine)."""
         return {name: getattr(self, name) for name in TABLES}
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits over the content of all tables, the quarantine excepted: the same rows in the same
-        order give the same digest on every machine and with every library version."""
+        """Return 16 hexadecimal digits over the content of all tables, without the quarantine. The same rows in the
+        same order give the same digest on every machine and with every library version."""
         return digest_tables(self.tables)
 
     @cached_property
@@ -116,25 +116,25 @@ class Catalogue:
         return dict(zip(first["product_id"], first["path"], strict=True))
 
     def image_path(self, product_id: str) -> Path | None:
-        """The product's first picture, or None if it has none."""
+        """Return the path of the product's first picture, None if it has none."""
         path = self._first_image.get(product_id)
         return None if path is None else Path(self.folder or ".", path)
 
     def split_queries(self, split: str) -> pd.DataFrame:
-        """The queries of one split ("train", "val" or "test"), with a fresh index. May be empty."""
+        """Return the queries of one split ("train", "val" or "test"), with a fresh index; there may be none."""
         if split not in SPLITS:
             raise CourseError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
         return self.queries[self.queries["split"] == split].reset_index(drop=True)
 
     def summary(self) -> pd.DataFrame:
-        """Rows and quarantined rows of each table that has any."""
+        """Count the rows and the quarantined rows of each table that has any."""
         aside = self.quarantine["table"].value_counts()
         counts = {name: {"rows": len(rows), "set aside": aside.get(name, 0)} for name, rows in self.tables.items()}
         table = pd.DataFrame.from_dict(counts, orient="index").rename_axis("table")
         return table[table.sum(axis=1) > 0]
 
     def quarantine_summary(self) -> pd.DataFrame:
-        """How many rows were set aside, by table, column and reason, most frequent first."""
+        """Count the rows set aside, by table, column and reason, most frequent first."""
         counts = self.quarantine.groupby(["table", "column", "reason"], as_index=False).size()
         return counts.rename(columns={"size": "rows"}).sort_values("rows", ascending=False, ignore_index=True)
 

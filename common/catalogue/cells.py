@@ -1,4 +1,4 @@
-"""Cells of a table brought to their column's kind, and the ones that cannot be."""
+"""Convert the cells of a table to their column's kind, and find the ones that cannot be converted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from common.catalogue.contract import Column
 from common.catalogue.text import clean_text
 
 Fault = tuple[pd.Series, str]
-"""Which rows are at fault (a boolean Series), and why. ``{value}`` in the reason stands for the cell's content."""
+"""Rows with a fault (a boolean Series), and the reason, in which ``{value}`` stands for the cell's content."""
 
 NOT_TEXT = "not valid text: its bytes are not UTF-8"
 _MAY_NEED_CLEANING = r"[^\x20-\x7e]|^ | $|^$"
@@ -23,10 +23,10 @@ _TRUE, _FALSE = ("true", "1", "yes", "1.0"), ("false", "0", "no", "0.0")
 
 
 def as_kind(values: pd.Series, column: Column) -> tuple[pd.Series, list[Fault]]:
-    """Return the cells of `values` as `column.kind`, and the faults found on the way and against its bounds.
+    """Return the cells of `values` as `column.kind`, and the faults found in converting and against its bounds.
 
-    Text comes back as pandas ``str`` (missing: NaN), numbers and integers as float64 (so that a missing integer can
-    still be told), booleans as ``boolean``. A blank cell is a missing one.
+    Text becomes pandas ``str`` (missing: NaN), numbers and integers float64 (so that a missing integer can be
+    recognised), booleans ``boolean``. A blank cell counts as missing.
     """
     text, faults = as_text(values, rendered_as_json=column.kind == "json")
     parse = _PARSERS[column.kind]
@@ -56,14 +56,14 @@ def as_text(values: pd.Series, rendered_as_json: bool = False) -> tuple[pd.Serie
 
 
 def is_among(values: pd.Series, allowed: Iterable[str]) -> pd.Series:
-    """Which text cells are in `allowed`; a missing one never is. (`Series.isin` goes through Python objects.)"""
+    """Return which text cells are in `allowed`; a missing one never is. (`Series.isin` goes through Python objects.)"""
     allowed = pa.array(allowed, pa.large_string())
     found = pc.is_in(pa.array(values, pa.large_string(), from_pandas=True), value_set=allowed, skip_nulls=True)
     return pd.Series(found.to_numpy(zero_copy_only=False), index=values.index)
 
 
 def _is_utf8(values: pd.Series) -> bool:
-    """A text column may hold any bytes: Parquet files are not checked when they are read."""
+    """Return whether a text column is valid UTF-8; Parquet files are not checked when they are read."""
     try:
         pa.array(values, from_pandas=True).validate(full=True)
     except pa.ArrowInvalid:
@@ -81,7 +81,7 @@ INVALID = object()
 
 
 def _cell_text(value: object, rendered_as_json: bool) -> object:
-    """One cell as text, None if it is missing, INVALID if it holds no valid text."""
+    """Return one cell as text, None if it is missing, INVALID if it holds no valid text."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
     if isinstance(value, str):
@@ -144,7 +144,9 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-_JSON = json.JSONDecoder(parse_constant=_refuse_constant)  # made once: json.loads with an option makes one a call
+_JSON = json.JSONDecoder(
+    parse_constant=_refuse_constant
+)  # made once: json.loads with an option makes a decoder at each call
 
 
 _PARSERS: dict[str, Callable[[pd.Series], tuple[pd.Series, list[Fault]]]] = {
@@ -159,10 +161,10 @@ _PARSERS: dict[str, Callable[[pd.Series], tuple[pd.Series, list[Fault]]]] = {
 def _bounds(parsed: pd.Series, text: pd.Series, column: Column) -> Iterator[Fault]:
     if column.required:
         yield text.isna(), "no value"
-    yield text.str.len() > column.longest, f"longer than {column.longest:,} characters"
+    yield text.str.len() > column.max_length, f"longer than {column.max_length:,} characters"
     if column.choices:
         yield text.notna() & ~is_among(text, column.choices), "{value} is none of " + ", ".join(column.choices)
-    if column.least is not None:
-        yield parsed < column.least, f"{{value}} is less than {column.least:g}"
-    if column.most is not None:
-        yield parsed > column.most, f"{{value}} is more than {column.most:g}"
+    if column.minimum is not None:
+        yield parsed < column.minimum, f"{{value}} is less than {column.minimum:g}"
+    if column.maximum is not None:
+        yield parsed > column.maximum, f"{{value}} is more than {column.maximum:g}"

@@ -1,8 +1,8 @@
-"""Chorus/Icecat: 19,406 real electronics products with human grades 0 to 3.
+"""Read Chorus/Icecat: 19,406 real electronics products with human grades 0 to 3.
 
-Source: the Chorus project (querqy/chorus), product data of Open Icecat. The judged queries are few, and many a choice
-of the course was looked at on them: they are *development* queries. So all of them are in the split ``val``: nothing
-may train on them, and no figure on them is a test figure.
+Source: the Chorus project (querqy/chorus), product data of Open Icecat. There are few judged queries, and many choices
+of the course were checked on them: they are *development* queries. So all of them are in the split ``val``: nothing may
+train on them, and no figure on them is a test figure.
 """
 
 from __future__ import annotations
@@ -30,17 +30,20 @@ MATERIAL = ("attr_t_material", "attr_t_housing_material")
 
 _REPEATED_UNIT = re.compile(r"__([a-z])_\1_$")
 _LOGISTICS = re.compile(r"attr_._(package_(weight|height|width|depth|dimensions)|.*pallet|.*master_|harmonized_system)")
-"""Of the box, the pallet and the customs form: nobody searches by them."""
+"""Attributes of the box, the pallet and the customs form, by which nobody searches."""
 
 
 def find_files() -> dict[str, Path]:
-    """The four product archives and the ratings."""
+    """Return the four product archives and the ratings."""
     return public_files(CHORUS_ICECAT)
 
 
 def build_catalogue(folder: Path) -> Catalogue:
-    """Products: supplier as brand, short_description as description, ``attr_*`` as attributes with readable names;
-    the price, whole cents in the source, in currency units. Queries: split ``val``, no kind. Labels from the grades."""
+    """Build the catalogue; all queries are in the split ``val`` and have no kind.
+
+    The supplier is the brand, short_description the description, ``attr_*`` are attributes with readable names. The
+    price, whole cents in the source, is in currency units. Labels follow from the grades.
+    """
     files = find_files()
     records = [record for name, path in files.items() if name.endswith(".zip") for record in _read_archive(path)]
     products = pd.DataFrame([_product(record) for record in records], dtype=object)
@@ -102,5 +105,5 @@ def _product(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _readable(name: str) -> str:
-    """``attr_t_ssd_form_factor`` as ``ssd form factor``; ``attr_t_operating_temperature__t_t_`` loses its ``(T-T)``."""
+    """Return a readable name: ``attr_t_ssd_form_factor`` becomes ``ssd form factor``; a repeated unit goes."""
     return " ".join(_REPEATED_UNIT.sub("", name)[len("attr_t_") :].replace("_", " ").split())

@@ -1,4 +1,4 @@
-"""What to say about a column that is missing or unknown: its name, the file, and the column that was probably meant."""
+"""Describe a missing or unknown column in an error: its name, the file, and the column that was probably meant."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from common.errors import CourseError
 
 
 def column_hint(name: str, others: Iterable[str]) -> str:
-    """The closest of `others` if one is close, and the list of them."""
+    """Return the most similar of `others`, if one is similar, and the list of them."""
     others = [str(other) for other in others]
     listed = ", ".join(others[:30]) + (", …" if len(others) > 30 else "") or "none"
     close = get_close_matches(name, others, n=1, cutoff=0.6)

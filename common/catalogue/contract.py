@@ -1,6 +1,6 @@
-"""The catalogue contract, said once: which tables a catalogue has, their columns, and what a cell may hold.
+"""Declare the catalogue contract: which tables a catalogue has, their columns, and what a cell may hold.
 
-Everything that checks, saves, digests or explains a catalogue reads this declaration; nothing else repeats it.
+Everything that checks, saves, digests or explains a catalogue reads this declaration.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ LABEL_OF_GRADE = {grade: label for label, grade in GRADE_OF_LABEL.items()}
 SPLITS = ("train", "val", "test")
 
 FORMAT_VERSION = 1
-"""Of the saved tables. Raise it when columns change: cached catalogues of an older version are then built anew."""
+"""Version of the saved tables. Raise it when columns change: catalogues of an older version are then built again."""
 
 Kind = Literal["text", "number", "integer", "boolean", "json"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its kind of value and the bounds that a cell must keep.
+    """Declare a column: its kind of value and the bounds of its cells.
 
     `required` asks for the column in the table and for a value in every row. A cell outside its bounds sets its row
     aside. `refers_to` names the table whose key (`product_id` or `query_id`) the cell must be found in.
@@ -35,9 +35,9 @@ class Column:
     name: str
     kind: Kind = "text"
     required: bool = False
-    longest: int = 1_000
-    least: float | None = None
-    most: float | None = None
+    max_length: int = 1_000
+    minimum: float | None = None
+    maximum: float | None = None
     choices: tuple[str, ...] = ()
     refers_to: str | None = None
     default: int | None = None
@@ -45,9 +45,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One table: its columns, the `key` that tells rows apart, and what two different rows with the same key mean.
+    """Declare a table: its columns, the `key` of a row, and what two different rows with the same key mean.
 
-    Exact repetitions are always set aside. Rows that share a key and differ are a fault of the whole table where
+    Exact repetitions are always set aside. Rows that share a key and differ are a fault of the whole table if
     `key_is_identity` (nobody can say which of two products P1 is meant); elsewhere the first row counts.
     """
 
@@ -65,9 +65,9 @@ class Table:
         return [column.name for column in self.columns if column.required]
 
 
-_PRODUCT = Column("product_id", required=True, longest=200, refers_to="products")
-_QUERY = Column("query_id", required=True, longest=200, refers_to="queries")
-_GRADE = Column("grade", "integer", required=True, least=0, most=3)
+_PRODUCT = Column("product_id", required=True, max_length=200, refers_to="products")
+_QUERY = Column("query_id", required=True, max_length=200, refers_to="queries")
+_GRADE = Column("grade", "integer", required=True, minimum=0, maximum=3)
 _SPLIT = Column("split", choices=SPLITS)
 
 TABLES: dict[str, Table] = {
@@ -76,17 +76,17 @@ TABLES: dict[str, Table] = {
         Table(
             "products",
             (
-                Column("product_id", required=True, longest=200),
-                Column("title", longest=10_000),
-                Column("description", longest=200_000),
+                Column("product_id", required=True, max_length=200),
+                Column("title", max_length=10_000),
+                Column("description", max_length=200_000),
                 Column("brand"),
                 Column("colour"),
                 Column("material"),
-                Column("price", "number", least=0, most=1e12),
-                Column("category_path", longest=2_000),
-                Column("attributes", "json", longest=200_000),
-                Column("group_id", longest=200),
-                Column("locale", longest=50),
+                Column("price", "number", minimum=0, maximum=1e12),
+                Column("category_path", max_length=2_000),
+                Column("attributes", "json", max_length=200_000),
+                Column("group_id", max_length=200),
+                Column("locale", max_length=50),
                 _SPLIT,
             ),
             key=("product_id",),
@@ -96,20 +96,20 @@ TABLES: dict[str, Table] = {
             "images",
             (
                 _PRODUCT,
-                Column("path", required=True, longest=4_000),
-                Column("position", "integer", least=0, most=1_000_000),
-                # Of the file's bytes. Filled where the pictures are not determined by anything else in the catalogue
-                # (a learner's own), so that a picture replaced under its old name changes the catalogue's digest.
-                Column("digest", longest=64),
+                Column("path", required=True, max_length=4_000),
+                Column("position", "integer", minimum=0, maximum=1_000_000),
+                # Of the file's bytes. Filled where nothing else determines the pictures (a user's own), so that
+                # a picture replaced under its old name changes the catalogue's digest.
+                Column("digest", max_length=64),
             ),
             key=("product_id", "position"),
         ),
         Table(
             "queries",
             (
-                Column("query_id", required=True, longest=200),
-                Column("query", required=True, longest=2_000),
-                Column("kind", longest=200),
+                Column("query_id", required=True, max_length=200),
+                Column("query", required=True, max_length=2_000),
+                Column("kind", max_length=200),
                 _SPLIT,
             ),
             key=("query_id",),
@@ -124,28 +124,30 @@ TABLES: dict[str, Table] = {
             "category_candidates",
             (
                 _PRODUCT,
-                Column("category_path", required=True, longest=2_000),
+                Column("category_path", required=True, max_length=2_000),
                 Column("is_true", "boolean", required=True),
-                Column("position", "integer", least=0, most=1_000_000),
+                Column("position", "integer", minimum=0, maximum=1_000_000),
             ),
             key=("product_id", "category_path"),
         ),
         Table(
             "pairs",
             (
-                Column("a_id", required=True, longest=200, refers_to="products"),
-                Column("b_id", required=True, longest=200, refers_to="products"),
-                Column("label", "integer", least=0, most=1, default=1),
-                Column("outfit_id", longest=200),
+                Column("a_id", required=True, max_length=200, refers_to="products"),
+                Column("b_id", required=True, max_length=200, refers_to="products"),
+                Column("label", "integer", minimum=0, maximum=1, default=1),
+                Column("outfit_id", max_length=200),
                 _SPLIT,
             ),
             key=("a_id", "b_id", "outfit_id"),
         ),
         Table("truth", (_QUERY, _PRODUCT, _GRADE), key=("query_id", "product_id")),
-        Table("captions", (_PRODUCT, Column("caption", required=True, longest=10_000)), key=("product_id", "caption")),
+        Table(
+            "captions", (_PRODUCT, Column("caption", required=True, max_length=10_000)), key=("product_id", "caption")
+        ),
     )
 }
 
 QUARANTINE_COLUMNS = ("table", "row", "id", "column", "reason")
-"""Of `Catalogue.quarantine`: which table, the row (the index of the frame as handed in: readers of CSV and JSON Lines
-give the line of the file), the row's key, the column at fault, why."""
+"""Of `Catalogue.quarantine`: the table, the row (the index of the input frame; for CSV and JSON Lines the line of the
+file), the row's key, the column at fault, the reason."""

@@ -1,4 +1,4 @@
-"""A digest of tables that depends on their content only: not on a library's version or the machine."""
+"""Digest tables by their content only, independently of library versions and the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 
 def digest_tables(tables: Mapping[str, pd.DataFrame]) -> str:
-    """16 hexadecimal digits over names, columns and cells of `tables`, in their order.
+    """Return 16 hexadecimal digits over names, columns and cells of `tables`, in their order.
 
     A text cell counts as its length in bytes (-1 if missing) and its UTF-8 bytes, a number as a little-endian float64
     or int64; so no two different tables give the same stream of bytes.

@@ -1,9 +1,8 @@
-"""Files of the public sources: from the data home, else downloaded and checked against their SHA-256, else an error
-that says what to put where.
+"""Find the files of the public sources: in the data home, else downloaded and checked against their SHA-256.
 
-The checksums of Chorus's products are those of the files this adapter was written against; the ones of ESCI stand in
-the project's own repository (as Git LFS object ids). The downloads themselves were not exercised where the course was
-written, for want of a network: only with a stand-in for pooch.
+The checksums of Chorus's products are those of the files that this adapter was written for; those of ESCI are published
+in the project's own repository (as Git LFS object ids). The downloads themselves were tested with a stand-in for pooch
+only, for want of a network.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from common.settings import artifacts_root, data_home
 
 @dataclass(frozen=True)
 class PublicFile:
-    """A file below the source's folder. Without `url` and `sha256` it must be put there by hand."""
+    """Name a file below the source's folder. Without `url` and `sha256` it must be put there by hand."""
 
     path: str
     url: str | None = None
@@ -27,7 +26,7 @@ class PublicFile:
 
 @dataclass(frozen=True)
 class PublicSource:
-    """`folder` below the data home, the project's `page`, its `licence`, its `files`."""
+    """Describe a source: its `folder` below the data home, the project's `page`, its `licence`, its `files`."""
 
     folder: str
     page: str
@@ -40,32 +39,19 @@ _ESCI = (
     "https://github.com/amazon-science/esci-data/raw/7e0e3073f5ca36c0b5ff79e847cf99a74597645d/shopping_queries_dataset"
 )
 
+_CHORUS_PRODUCTS = {
+    "1.json.zip": "15b622a11a6267aa0c450919a84b0fc41d7748db552f4c9c0e04167bbc7c38cb",
+    "2.json.zip": "17d95160289440d03ca50af65c1363d9edd1d5e82678ddb874b27aeac1f87c33",
+    "3.json.zip": "d4d088908fa648da7e79682872a77771ba42f065b253c4fb0f333e630d94f45a",
+    "4.json.zip": "533329e5173eac349ce61512fc86a352d5f6651e31694e03aa6e8428cbeaf3c0",
+}
 CHORUS_ICECAT = PublicSource(
     "chorus-icecat",
     "https://github.com/querqy/chorus (the CSV file is in its folder katas)",
     "products: Open Content Licence of Open Icecat",
     (
-        PublicFile(
-            "products/1.json.zip",
-            f"{_CHORUS}/1.json.zip",
-            "15b622a11a6267aa0c450919a84b0fc41d7748db552f4c9c0e04167bbc7c38cb",
-        ),
-        PublicFile(
-            "products/2.json.zip",
-            f"{_CHORUS}/2.json.zip",
-            "17d95160289440d03ca50af65c1363d9edd1d5e82678ddb874b27aeac1f87c33",
-        ),
-        PublicFile(
-            "products/3.json.zip",
-            f"{_CHORUS}/3.json.zip",
-            "d4d088908fa648da7e79682872a77771ba42f065b253c4fb0f333e630d94f45a",
-        ),
-        PublicFile(
-            "products/4.json.zip",
-            f"{_CHORUS}/4.json.zip",
-            "533329e5173eac349ce61512fc86a352d5f6651e31694e03aa6e8428cbeaf3c0",
-        ),
-        PublicFile("Broad_Query_Set_rated.csv"),  # judged anew from time to time: no checksum to hold it to
+        *(PublicFile(f"products/{name}", f"{_CHORUS}/{name}", sha256) for name, sha256 in _CHORUS_PRODUCTS.items()),
+        PublicFile("Broad_Query_Set_rated.csv"),  # judged again from time to time, so it has no checksum
     ),
 )
 
@@ -98,7 +84,7 @@ ABO = PublicSource(
     "abo",
     "https://amazon-berkeley-objects.s3.amazonaws.com (unpack abo-listings.tar and abo-images-small.tar)",
     "CC BY 4.0",
-    # The first of 16 listing files stands for all: whoever unpacks the archive has them.
+    # The first of 16 listing files stands for all: the archive holds them together.
     (PublicFile("listings/metadata/listings_0.json.gz"), PublicFile("images/metadata/images.csv.gz")),
 )
 
@@ -133,9 +119,10 @@ SHOPIFY_TAXONOMY = PublicSource(
 
 
 def public_files(source: PublicSource) -> dict[str, Path]:
-    """Return where each file of `source` lies, by its name in `source.files`; downloads what is missing and can be had.
+    """Return the path of each file of `source` by its name in `source.files`, downloading missing ones where possible.
 
-    Downloads go below the artifacts (a data home may be read-only). Raises `CourseError` if a file can be had nowhere.
+    Downloads go below the artifacts (a data home may be read-only). Raises `CourseError`, saying what to put where, if
+    a file cannot be had.
     """
     home = data_home()
     folders = [artifacts_root() / "downloads" / source.folder]
@@ -164,7 +151,7 @@ def _download(source: PublicSource, file: PublicFile, folder: Path) -> Path:
             path=target.parent,
             progressbar=sys.stderr.isatty(),
         )
-    except Exception as error:  # whatever the network, the disk or the checksum had to say
+    except Exception as error:  # the network, the disk and the checksum raise errors of many kinds
         raise _cannot_find(source, [file], folder, f" (download failed: {str(error)[:200]})") from None
     return target
 

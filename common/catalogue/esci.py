@@ -1,4 +1,4 @@
-"""ESCI, Amazon's Shopping Queries data set: real queries, products and labels in three languages.
+"""Read ESCI, Amazon's Shopping Queries data set: real queries, products and labels in three languages.
 
 Source: Reddy et al., "Shopping Queries Dataset: A Large-Scale ESCI Benchmark for Improving Product Search" (2022),
 amazon-science/esci-data. A product is identified by its id *and* its locale: one id has other texts in each.
@@ -49,11 +49,12 @@ FEED_FIELDS = {
     "color": "product_color",
     "locale": "product_locale",
 }
-"""Of a search engine's feed (one JSON object a line, ``put`` and ``fields``), as samples of the data set come."""
+"""Fields of a search engine's feed (one JSON object per line, ``put`` and ``fields``), the form of some samples."""
 
 
 def find_files(*, locale: str, small_version: bool, folder: str) -> dict[str, Path]:
-    """The examples and the products: in `folder` (of the data home, or anywhere) any two files with their columns."""
+    """Return the examples and the products: in `folder` (of the data home, or anywhere) any two files with their
+    columns."""
     home = data_home()
     place = (home or Path()) / folder
     if folder == ESCI.folder and (home is None or not place.is_dir()):
@@ -74,11 +75,13 @@ def find_files(*, locale: str, small_version: bool, folder: str) -> dict[str, Pa
 def build_catalogue(
     folder_out: Path, *, locale: str = "us", small_version: bool = True, folder: str = ESCI.folder
 ) -> Catalogue:
-    """`locale`: us, es, jp or all. `small_version`: the queries of the ranking task and the products judged for them;
-    otherwise the large version with every product of the locale. Products are ``<id>_<locale>``.
+    """Build the catalogue of a `locale` (us, es, jp or all); products are ``<id>_<locale>``.
+
+    `small_version`: the queries of the ranking task and the products judged for them; otherwise the large version with
+    every product of the locale.
 
     Bullet points come before the description, both in `description`. The file's splits are kept; a tenth of the
-    training queries, by hash of their words, is the validation split. Words that stand in the training and in the test
+    training queries, by hash of their words, is the validation split. Words that occur in the training and in the test
     split count as test; the contract's check sets the other query aside.
     """
     if locale not in (*LOCALES, "all"):
@@ -149,7 +152,7 @@ def _read_products(path: Path, locale: str) -> pd.DataFrame:
 
 
 def _read_feed(path: Path, locale: str) -> Iterator[dict[str, Any]]:
-    """Products of a feed; one that does not say its locale has the one asked for."""
+    """Yield the products of a feed; one without a locale has the one asked for."""
     codec = "zstd" if path.suffix == ".zst" else None
     with pa.input_stream(str(path), compression=codec) as stream:
         for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8"), start=1):

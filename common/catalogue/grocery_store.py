@@ -1,19 +1,19 @@
-"""Grocery Store: photos taken with a phone in shops, 81 products with a clean picture and a description each.
+"""Read Grocery Store: photos taken with a phone in shops, 81 products with a clean picture and a description each.
 
 Source: Klasson, Zhang, Kjellström, "A Hierarchical Grocery Store Image Dataset with Visual and Semantic Labels", WACV
 2019, marcusklasson/GroceryStoreDataset; MIT.
 
 It holds two kinds of products, told apart by the attribute ``kind`` and by their ids:
 
-``iconic/Golden-Delicious``     one a class: its clean ("iconic") picture, its name, its description
-``train/Golden-Delicious_001``  one a natural photo: the photo, and the name of what is on it; no description
+``iconic/Golden-Delicious``     one per class: its clean ("iconic") picture, its name, its description
+``train/Golden-Delicious_001``  one per natural photo: the photo, and the name of what is on it; no description
 
-A natural photo is a product of its own, and a group of its own: the source's splits part photos of one class, as a
-classifier needs them to. They are kept. What the shop says itself of its products, the iconic ones, is known to a
-system from the start: split ``train``. The validation photos show 60 of the 81 classes.
+A natural photo is a product and a group of its own: the source puts photos of one class into several splits, as a
+classifier needs, and its splits are kept. The iconic products are the shop's own data, which a system has from the
+start: split ``train``. The validation photos show 60 of the 81 classes.
 
 `category_path` is department, coarse class, fine class ("Fruit > Apple > Golden Delicious"), and the coarse class alone
-where it has one fine class of the same name ("Fruit > Avocado"): so the first two levels name one of 43 coarse classes,
+where it has one fine class of the same name ("Fruit > Avocado"). So the first two levels name one of 43 coarse classes,
 and the whole path one of 81 fine ones. Attributes: ``fine class`` and ``coarse class``, as the source spells them.
 """
 
@@ -44,7 +44,7 @@ NAME, FINE, COARSE_NAME, COARSE, ICONIC, DESCRIPTION = (
 
 
 def find_files() -> dict[str, Path | list[Path]]:
-    """The list of classes, the lists of photos (train, val, and test if it is there), all pictures and descriptions."""
+    """Return the lists of classes and of photos (train, val, and test if it exists), all pictures and descriptions."""
     files: dict[str, Path | list[Path]] = dict(public_files(GROCERY_STORE))
     home = files["dataset/classes.csv"].parent
     if (home / "test.txt").is_file():
@@ -54,7 +54,8 @@ def find_files() -> dict[str, Path | list[Path]]:
 
 
 def build_catalogue(folder: Path) -> Catalogue:
-    """See the module. A line of a list that names no class, or not the coarse class of its fine one, is set aside."""
+    """Build the catalogue, see the module. A line of a list that names no class, or not the coarse class of its fine
+    one, is set aside."""
     files = find_files()
     home = files["dataset/classes.csv"].parent
     classes = _read_classes(files["dataset/classes.csv"])
@@ -74,7 +75,7 @@ def build_catalogue(folder: Path) -> Catalogue:
 
 
 def _read_classes(path: Path) -> dict[str, dict[str, str]]:
-    """Rows of the list of classes by the number of the fine class, as text."""
+    """Return the rows of the list of classes by the number of the fine class, as text."""
     frame = read_table(path, "products").frame
     require_columns(frame.columns, (NAME, FINE, COARSE_NAME, COARSE, ICONIC, DESCRIPTION), path)
     incomplete = frame[frame[[NAME, FINE, COARSE_NAME, COARSE, ICONIC, DESCRIPTION]].isna().any(axis=1)]
@@ -96,7 +97,7 @@ def _iconic(home: Path, one: dict[str, str]) -> dict[str, Any]:
 
 
 def _photos(path: Path, split: str, classes: dict[str, dict[str, str]], aside: list) -> list[dict[str, Any]]:
-    """One product a line "path, fine class, coarse class"; other lines go to `aside`."""
+    """Return a product for each line "path, fine class, coarse class"; other lines go to `aside`."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         name, fine, coarse = ([part.strip() for part in line.split(",")] + ["", ""])[:3]

@@ -1,4 +1,4 @@
-"""Pictures from anywhere, opened without trust: bounds are read from the header before a pixel is decoded."""
+"""Open pictures from anywhere without trusting them: sizes are read from the header before a pixel is decoded."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from common.errors import CourseError
 from common.progress import progress
 
-LONGEST_SIDE = 20_000
-MOST_PIXELS = 50_000_000
-"""150 MB once decoded. `check_images` decodes one picture a thread."""
+MAX_SIDE = 20_000
+MAX_PIXELS = 50_000_000
+"""150 MB once decoded; `check_images` decodes one picture in each thread."""
 
-MOST_THREADS = 8
+MAX_THREADS = 8
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
-# Pillow warns of large pictures on opening them; here a stricter bound decides, and a warning would say it twice.
+# Pillow warns when it opens a large picture; the stricter limit here makes that warning redundant.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class UnusableImage(CourseError):
-    """A picture that cannot be used; `reason` says why, without the picture's name."""
+    """Report a picture that cannot be used; `reason` says why, without the picture's name."""
 
     def __init__(self, name: str | Path, reason: str) -> None:
         super().__init__(f"{name}: {reason}; replace the file or remove it from the catalogue")
@@ -35,14 +35,14 @@ class UnusableImage(CourseError):
 
 
 class _Unusable(Exception):
-    """Carries the reason."""
+    """Carry the reason why a picture cannot be used."""
 
 
 def check_image(path: str | Path) -> str | None:
     """Return why the file cannot serve as a product picture, or None if it can. Never raises.
 
-    It cannot if it is missing, empty, no image of `FORMATS`, truncated or damaged, animated, longer than `LONGEST_SIDE`
-    pixels or larger than `MOST_PIXELS`. The whole picture is decoded: a truncated file has a perfect header.
+    It cannot if it is missing, empty, no image of `FORMATS`, truncated or damaged, animated, longer than `MAX_SIDE`
+    pixels or larger than `MAX_PIXELS`. The whole picture is decoded: a truncated file has an intact header.
     """
     try:
         _decode(path)
@@ -52,8 +52,8 @@ def check_image(path: str | Path) -> str | None:
 
 
 def check_images(paths: Sequence[Path]) -> list[str | None]:
-    """`check_image` for many files, in threads (Pillow decodes outside the interpreter lock), with a progress bar."""
-    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+    """Call `check_image` for many files, in threads (Pillow releases the interpreter lock), with a progress bar."""
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         checks = pool.map(check_image, paths)
         return list(progress(checks, total=len(paths), desc="checking pictures", leave=False))
 
@@ -61,11 +61,11 @@ def check_images(paths: Sequence[Path]) -> list[str | None]:
 def open_image(
     source: str | Path | Image.Image, size: int | None = None, *, at_least: int | None = None
 ) -> Image.Image:
-    """Return the picture of a file, or one that is open already, as RGB, upright; with `size`, shrunk to fit inside
-    `size` x `size` pixels.
+    """Return the picture of a file, or one that is open already, as RGB, upright.
 
-    at_least: a larger picture may come with fewer pixels, but not with fewer than these on a side. A JPEG is then
-    decoded at a half, a quarter or an eighth of its size, in a fraction of the time; any other is averaged down.
+    size: shrink it to fit inside `size` x `size` pixels. at_least: a larger picture may come with fewer pixels, but
+    with at least so many on a side. A JPEG is then decoded at a half, a quarter or an eighth of its size, in a fraction
+    of the time; any other is averaged down.
 
     Transparent parts become white. CMYK is converted through the colour profile in the file, if there is one, else by
     ``channel = (255 - ink)(255 - black) / 255``. Raises `UnusableImage` naming the file and why it is unusable.
@@ -100,7 +100,7 @@ def _decode(source: str | Path | Image.Image, at_least: int | None = None) -> Im
     except UnidentifiedImageError:
         raise _Unusable("not an image of format " + ", ".join(FORMATS)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _Unusable(f"more than {MOST_PIXELS:,} pixels") from None
+        raise _Unusable(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # a decoder may raise anything on a hostile file
         raise _Unusable(f"damaged image ({str(error)[:80] or type(error).__name__})") from None
 
@@ -109,11 +109,11 @@ def _check_header(image: Image.Image) -> None:
     width, height = image.size
     if min(width, height) == 0:
         raise _Unusable(f"{width} x {height} pixels: nothing to see")
-    if max(width, height) > LONGEST_SIDE:
-        raise _Unusable(f"{width:,} x {height:,} pixels: longer than {LONGEST_SIDE:,} on a side")
-    if width * height > MOST_PIXELS:
-        raise _Unusable(f"{width:,} x {height:,} pixels: more than {MOST_PIXELS:,} in all")
-    # MPO is the JPEG of many phones: the photo, and then a preview or a depth map. Its first frame is the photo.
+    if max(width, height) > MAX_SIDE:
+        raise _Unusable(f"{width:,} x {height:,} pixels: longer than {MAX_SIDE:,} on a side")
+    if width * height > MAX_PIXELS:
+        raise _Unusable(f"{width:,} x {height:,} pixels: more than {MAX_PIXELS:,} in all")
+    # MPO is the JPEG of many phones: its first frame is the photo, then comes a preview or a depth map.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise _Unusable(f"animated ({image.n_frames} frames)")
 
@@ -143,5 +143,5 @@ def _cmyk_as_rgb(image: Image.Image) -> Image.Image:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
         except (ImageCms.PyCMSError, OSError):
-            pass  # a broken profile: the plain formula is right about light and dark, and about the hue
+            pass  # a broken profile: the plain formula gets lightness and hue right
     return image.convert("RGB")

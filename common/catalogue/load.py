@@ -1,4 +1,4 @@
-"""`load_catalogue`: every source by its name, built once and then read from the artifacts."""
+"""Load any source by its name; a catalogue is built once and then read from the artifacts."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def load_catalogue(name: str, *, profile: str | None = None, **parameters: Any) 
 
     A source may have a smaller default for a profile (the pocket shop in profile smoke); `parameters` override it.
 
-    It is built once and kept under the artifacts, in a folder named by source, parameters and content of the files it
-    was read from: a changed file or parameter makes another. Rows set aside are counted on standard error.
+    A catalogue is kept under the artifacts in a folder named by source, parameters and content of its files: a changed
+    file or parameter makes another. Rows set aside are counted on standard error.
 
     Raises `CourseError` for an unknown source or parameter and for files that are missing or break the contract.
     """
@@ -69,7 +69,7 @@ def load_catalogue(name: str, *, profile: str | None = None, **parameters: Any) 
 
 
 def _all_parameters(name: str, build: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """The given parameters with the defaults of the others, so that a default said aloud is no other catalogue."""
+    """Return the parameters with the defaults of those not given, so that spelling out a default changes nothing."""
     known = [p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for parameter in given:
         if parameter not in {p.name for p in known}:
@@ -82,7 +82,7 @@ def _all_parameters(name: str, build: Any, given: dict[str, Any]) -> dict[str, A
 
 
 def _file_key(path: Path | list[Path]) -> Any:
-    """What tells one state of an input from another: a file's content; of many files their names, sizes and times."""
+    """Return what identifies the state of an input: a file's digest; of many files their names, sizes and times."""
     if isinstance(path, list):
         stats = ((one, one.stat()) for one in path if one.is_file())
         return [[one.as_posix(), stat.st_size, stat.st_mtime_ns] for one, stat in stats]

@@ -1,17 +1,16 @@
-"""Luma, the sample shop of Magento: 147 garments in 1,847 colours and sizes, 46 bags, watches and other gear, and the
-shop's own links between them.
+"""Read Luma, the sample shop of Magento: 147 garments in 1,847 colours and sizes, 46 bags, watches and other gear.
 
 Source: magento/magento2-sample-data; OSL-3.0.
 
 A garment (a *configurable* product) and its variants are one group; so are the balls and the straps, which differ in
-size and colour and share their photos. A variant has what its garment has (material, pattern, climate) and its own size
-and colour; the garment itself has no colour.
+size and colour and share their photos. A variant has the facts of its garment (material, pattern, climate) and its own
+size and colour; the garment itself has no colour.
 
-**Links are pairs.** ``related`` (worn together) and ``crosssell`` (offered in the basket) say what goes with a product.
-``upsell`` names a dearer product *instead* of it: that is a substitute, not a match, and is read only if asked for. All
-pairs have label 1; the shop says nowhere what does not go together. `outfit_id` is the list that a pair stands in, say
-``related/WH01``. A pair with one end in val or test is in that split (the later one if they differ), so that a pair in
-train has both ends there.
+**The shop's own links are pairs.** ``related`` (worn together) and ``crosssell`` (offered in the basket) say what goes
+with a product. ``upsell`` names a dearer product *instead* of it: that is a substitute, not a match, and is read only
+if asked for. All pairs have label 1; the shop says nowhere what does not go together. `outfit_id` is the list that a
+pair is in, such as ``related/WH01``. A pair with one end in val or test is in that split (the later one if they
+differ), so that a pair in train has both ends there.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ _NEXT_ATTRIBUTE = re.compile(r",(?=[a-z_]+=)")
 
 
 def find_files(*, links: tuple[str, ...]) -> dict[str, Path | list[Path]]:
-    """Every table below ``app/code/Magento`` and every picture."""
+    """Return every table below ``app/code/Magento`` and every picture."""
     unknown = [name for name in links if name not in LINKS]
     if unknown or not links:
         raise CourseError(f"luma: unknown links {unknown}; choose some of {', '.join(LINKS)}")
@@ -69,10 +68,10 @@ def find_files(*, links: tuple[str, ...]) -> dict[str, Path | list[Path]]:
 
 
 def build_catalogue(folder: Path, *, links: tuple[str, ...] = ("related", "crosssell")) -> Catalogue:
-    """`links`: which lists become pairs, of "related", "crosssell" and "upsell"; see the module.
+    """Build the catalogue; `links` of "related", "crosssell" and "upsell" become pairs, see the module.
 
-    Products are split 80 / 10 / 10 by group. Pictures: the base image first, then the additional ones in their order.
-    A link to something that is not in the tables (downloads, gift cards) is set aside.
+    Products are split 80 / 10 / 10 by group. The base image comes first, then the additional ones in their order. A
+    link to something that is not in the tables (downloads, gift cards) is set aside.
     """
     tables = find_files(links=links)["tables"]
     home = _home(next(path for path in tables if path.match("ConfigurableSampleData/fixtures/products.csv")))
@@ -95,7 +94,7 @@ def _home(products: Path) -> Path:
 
 
 def _read(tables: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Clothes, gear, pictures of gear, links, and rows set aside. What a table holds is told by its columns; several
+    """Return clothes, gear, pictures of gear, links, and rows set aside. The columns tell what a table holds; several
     modules repeat the tables of others."""
     kinds: dict[str, list[pd.DataFrame]] = {"clothes": [], "gear": [], "pictures": [], "links": []}
     aside = [quarantine_rows([])]
@@ -113,7 +112,7 @@ def _read(tables: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame,
             require_columns(columns, GEAR_COLUMNS, path)
             kinds["gear"].append(read.frame)
         else:
-            continue  # categories and attributes: what they say stands in the products too
+            continue  # categories and attributes, which the products repeat
         aside.append(read.aside)
     empty = {"clothes": CLOTHES_COLUMNS, "gear": GEAR_COLUMNS, "pictures": ("sku", "image")}
     empty["links"] = ("sku", "linked_sku", "kind")
@@ -147,7 +146,7 @@ def _gear(frame: pd.DataFrame) -> list[dict[str, Any]]:
     set_of = {record["sku"]: record["attribute_set"] for record in records}
     rows = []
     for record in records:
-        # A set of straps is sold as a product of its own; it belongs to the straps.
+        # A set of straps is a product of its own; it belongs to the group of the straps.
         members = _text(record.get("associated_sku")).split(",")
         kind = set_of.get(members[0], record["attribute_set"])
         group = record["sku"] if kind in GENERAL_SETS or not _text(kind) else kind
@@ -173,7 +172,7 @@ def _product(record: dict[str, Any], facts: dict[str, list[str]], path: str | No
 
 
 def _listed_attributes(text: str) -> dict[str, list[str]]:
-    """``material=Wool|Nylon,new=No`` as ``{"material": ["Wool", "Nylon"], "new": ["No"]}``."""
+    """Turn ``material=Wool|Nylon,new=No`` into ``{"material": ["Wool", "Nylon"], "new": ["No"]}``."""
     parts = [part.partition("=") for part in _NEXT_ATTRIBUTE.split(text) if part]
     return {name: value.split("|") for name, _, value in parts if value}
 
@@ -187,26 +186,26 @@ def _joined(values: list[str] | None) -> str | None:
 
 
 def _category_path(paths: list[str]) -> str | None:
-    """The deepest of the paths ``Default Category/Men/Tops/Tees`` that is no promotion, as ``Men > Tops > Tees``."""
+    """Return the deepest path ``Default Category/Men/Tops/Tees`` that is no promotion, as ``Men > Tops > Tees``."""
     shelves = [_shelf(path.removeprefix("Default Category/").split("/")) for path in paths]
     return max((shelf for shelf in shelves if shelf), key=lambda shelf: len(split_path(shelf)), default=None)
 
 
 def _shelf(levels: list[str]) -> str | None:
-    """The levels before the first promotion or collection: ``Gear, Bags, Collections, Eco`` is ``Gear > Bags``."""
+    """Join the levels before the first promotion or collection: ``Gear, Bags, Collections, Eco`` is ``Gear > Bags``."""
     levels = [level.strip() for level in levels if level.strip()]
     end = next((at for at, level in enumerate(levels) if level in _SHELVES), len(levels))
     return join_path(levels[:end]) or None
 
 
 def _pictures(clothes: pd.DataFrame, of_gear: pd.DataFrame, home: Path) -> pd.DataFrame:
-    """`product_id, path`, each picture of a product once, in the shop's order."""
+    """Return `product_id, path`, each picture of a product once, in the shop's order."""
     rows = []
     columns = (clothes[name] for name in ("sku", "base_image", "additional_images"))
     for sku, base, more in zip(*columns, strict=True):
         rows += [(sku, name.strip()) for name in [_text(base), *_text(more).split(",")] if name.strip()]
     rows += zip(of_gear["sku"], of_gear["image"].map(_text), strict=True)
-    paths = {row: str(home / MEDIA / row[1].lstrip("/")) for row in rows}  # as keys, each once
+    paths = {row: str(home / MEDIA / row[1].lstrip("/")) for row in rows}  # dict keys: each once
     return pd.DataFrame([(sku, path) for (sku, _), path in paths.items()], columns=["product_id", "path"])
 
 

@@ -1,4 +1,4 @@
-"""Tables from files that people made: CSV, TSV, JSON Lines, Parquet. Bad rows are set aside, bad files are errors."""
+"""Read tables from CSV, TSV, JSON Lines and Parquet. Bad rows are set aside, bad files are errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from common.catalogue.contract import QUARANTINE_COLUMNS
 from common.errors import CourseError
 
-LONGEST_CELL = 256 * 2**20
+MAX_CELL = 256 * 2**20
 """Characters. The csv module stops at 131,072 by default; longer cells are read, so that they can be set aside."""
 
 MISSING_WORDS = {"", "nan", "NaN", "null", "NULL", "None", "<NA>", "#N/A"}
@@ -26,8 +27,11 @@ _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK\x03\x04":
 
 @dataclass(frozen=True)
 class ReadTable:
-    """`frame`: the readable rows; their index is the line of the file (CSV, JSON Lines) or the row (Parquet, from 0).
-    `aside`: the others, as rows of a quarantine (`common.catalogue.contract.QUARANTINE_COLUMNS`)."""
+    """Hold what was read from a file.
+
+    `frame`: the readable rows; their index is the line of the file (CSV, JSON Lines) or the row (Parquet, from 0).
+    `aside`: the others, as rows of a quarantine (`common.catalogue.contract.QUARANTINE_COLUMNS`).
+    """
 
     frame: pd.DataFrame
     aside: pd.DataFrame
@@ -56,13 +60,13 @@ def read_table(path: str | Path, table: str, delimiter: str | None = None) -> Re
 
 
 def quarantine_rows(rows: list[tuple[str, int, str, str, str]]) -> pd.DataFrame:
-    """Tuples of (table, row, id, column, reason) as a quarantine table."""
+    """Return tuples of (table, row, id, column, reason) as a quarantine table."""
     frame = pd.DataFrame(rows, columns=list(QUARANTINE_COLUMNS))
     return frame.astype({name: "int64" if name == "row" else "str" for name in QUARANTINE_COLUMNS})
 
 
 def _open_text(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file; other bytes come through as lone surrogates."""
+    """Yield the lines of a UTF-8 file; other bytes come through as lone surrogates."""
     with path.open("rb") as file:
         start = file.read(4)
     for signature, name in _OTHER_ENCODINGS.items():
@@ -78,9 +82,9 @@ def _read_csv(path: Path, table: str, delimiter: str | None) -> ReadTable:
     if not _is_text(first):
         raise CourseError(f"{path}: line 1 (the header) is not valid UTF-8; save the file with encoding UTF-8")
     delimiter = delimiter or max(",;\t", key=first.count)
-    limit = csv.field_size_limit(LONGEST_CELL)
+    limit = csv.field_size_limit(MAX_CELL)
     try:
-        reader = csv.reader(_chain(first, lines), delimiter=delimiter)
+        reader = csv.reader(chain([first], lines), delimiter=delimiter)
         header = [name.strip() for name in next(reader)]
         cells, numbers, aside = [], [], []
         for row in reader:
@@ -99,11 +103,6 @@ def _read_csv(path: Path, table: str, delimiter: str | None) -> ReadTable:
         raise CourseError(f"{path}: no usable row below the header; add rows")
     frame = pd.DataFrame(cells, columns=header, index=pd.Index(numbers), dtype=object)
     return ReadTable(frame, quarantine_rows(aside))
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _read_json_lines(path: Path, table: str) -> ReadTable:

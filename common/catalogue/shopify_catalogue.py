@@ -1,21 +1,20 @@
-"""Shopify's product catalogue: about 49,000 real products with a picture, a true category and a list of rivals.
+"""Read Shopify's product catalogue: about 49,000 real products with a picture, a true category and wrong candidates.
 
-Source: Shopify/product-catalogue on the hub. Merchants' own titles, descriptions and photos; each product comes with
-the category paths that it was nearly given, and the one that it was given in the end, of a taxonomy of 10,000 paths.
+Source: Shopify/product-catalogue on the hub. Titles, descriptions and photos are the merchants' own. Each product comes
+with the category paths that were considered for it and the one that it has, of a taxonomy of 10,000 paths.
 
-The candidates of a product are the published ones in their order, at most `CANDIDATES` with the true path among them:
-a path that is listed twice counts once, a true path that is not listed is put at the end, and of a longer list the last
+The candidates of a product are the published ones in their order, at most `CANDIDATES` with the true path among them: a
+path that is listed twice counts once, a true path that is not listed is put at the end, and of a longer list the last
 wrong ones are left out. A product without a true path keeps its list, and none of it is true.
 
 Products of the same title and brand are one group. The test split is the published one; 10% of the training groups are
-the validation split. A training product whose group is in test as well is set aside: it would give the answer away.
+the validation split. A training product whose group is in test as well is set aside: it would leak the answer.
 """
 
 from __future__ import annotations
 
 import ast
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.atomic import atomic_folder
 from common.catalogue.catalogue import Catalogue
 from common.catalogue.columns import require_columns
+from common.catalogue.hub import HubSource, hub_files
 from common.catalogue.readers import quarantine_rows
 from common.catalogue.splits import carve_validation
 from common.catalogue.text import clean_text, normalise_query, strip_markup
 from common.errors import CourseError
 from common.progress import progress
-from common.settings import artifacts_root, data_home
 
-HUB_NAME, FOLDER = "Shopify/product-catalogue", "shopify_catalogue"
-SPLITS = ("train", "test")
+HUB = HubSource("Shopify/product-catalogue", "shopify_catalogue", splits=("train", "test"))
 COLUMNS = (
     "product_title", "product_description", "product_image", "ground_truth_category", "potential_product_categories",
     "ground_truth_brand", "ground_truth_is_secondhand",
@@ -43,35 +40,19 @@ COLUMNS = (
 CANDIDATES = 9
 VAL_SHARE = 0.1
 ROWS_AT_ONCE = 256
-"""A row holds a picture: so many are in memory together."""
+"""Rows in memory at once; each holds a picture."""
 
 LEAKS = "its title and brand stand in the test split as well"
 _SUFFIX_OF_SIGNATURE = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif"}
 
 
 def find_files() -> dict[str, Path | list[Path]]:
-    """The Parquet files of train and of test: in the data home, else downloaded by `datasets`.
-
-    A file is known by the name of its split in its own name or its folder's (``train-00000-of-00012.parquet``,
-    ``test/0000.parquet``). Raises `CourseError` if a split has none and cannot be had.
-    """
-    home = data_home()
-    places = [artifacts_root() / "downloads" / FOLDER]
-    if home is not None:
-        places.insert(0, home / FOLDER)
-    for place in places:
-        found = {split: _files_of(split, place) for split in SPLITS}
-        if all(found.values()):
-            return dict(found)
-        if any(found.values()):
-            missing = next(split for split in SPLITS if not found[split])
-            raise CourseError(f"{place}: no Parquet file of {missing}; {_where_to_get(place)}")
-    _download(places[-1], places[0] if home is not None else Path(FOLDER))
-    return {split: _files_of(split, places[-1]) for split in SPLITS}
+    """Return the Parquet files of train and of test (see `hub_files`)."""
+    return dict(hub_files(HUB))
 
 
 def build_catalogue(folder: Path) -> Catalogue:
-    """See the module. Pictures are written to ``<folder>/images`` as they were published."""
+    """Build the catalogue, see the module. Pictures are written to ``<folder>/images`` as they were published."""
     files = find_files()
     (folder / "images").mkdir(parents=True, exist_ok=True)
     records = [record for split, paths in files.items() for record in _records(split, paths, folder)]
@@ -95,10 +76,10 @@ def build_catalogue(folder: Path) -> Catalogue:
 
 
 def listed_paths(value: Any) -> list[str]:
-    """The category paths of one cell of ``potential_product_categories``, each once, in their order.
+    """Return the category paths of one cell of ``potential_product_categories``, each once, in their order.
 
-    value: a list; a JSON or Python list as text; or text with one path a line. Commas separate nothing: there are
-    paths with commas in them.
+    value: a list; a JSON or Python list as text; or text with one path per line. Commas separate nothing: some
+    paths contain commas.
     """
     if isinstance(value, str):
         text = value.strip()
@@ -108,7 +89,7 @@ def listed_paths(value: Any) -> list[str]:
 
 
 def candidate_rows(product_id: str, true: str | None, listed: list[str]) -> list[dict[str, Any]]:
-    """The rows of `category_candidates` for one product, see the module: the true path is one of at most `CANDIDATES`.
+    """Return the rows of `category_candidates` for one product: at most `CANDIDATES`, the true path among them.
     Positions are those of the cleaned list."""
     paths = listed if true is None or true in listed else [*listed, true]
     room = CANDIDATES - (true is not None)
@@ -129,31 +110,9 @@ def _as_list(text: str) -> list[Any]:
     return [text]
 
 
-def _files_of(split: str, place: Path) -> list[Path]:
-    paths = sorted(place.rglob("*.parquet")) if place.is_dir() else []
-    return [path for path in paths if re.search(rf"(?<![a-z]){split}(?![a-z])", "/".join(path.parts[-2:]))]
-
-
-def _download(target: Path, by_hand: Path) -> None:
-    import datasets
-
-    try:
-        with atomic_folder(target) as staging:
-            for split, rows in datasets.load_dataset(HUB_NAME).items():
-                rows.to_parquet(staging / f"{split}.parquet")
-    except Exception as error:  # whatever the network, the hub or the disk had to say
-        failed = f"the download failed ({type(error).__name__})"
-        raise CourseError(f"shopify_catalogue: no files, and {failed}; {_where_to_get(by_hand)}") from None
-
-
-def _where_to_get(place: Path) -> str:
-    below = "" if place.is_absolute() else " below the folder that COURSE_DATA_HOME names"
-    return f"put the files train-….parquet and test-….parquet of {HUB_NAME} into {place}{below}"
-
-
 def _records(split: str, paths: list[Path], folder: Path) -> Iterator[dict[str, Any]]:
-    """One record a row of a split's files: `product`, `image` (None if there is none; else it has been written) and
-    `candidates`. A product's id is its split and the number of its row."""
+    """Yield a record for each row of a split's files: `product`, `candidates` and `image`, which is then written.
+    `image` is None if there is none. A product's id is its split and the number of its row."""
     rows = (row for path in paths for row in _rows(path))
     for number, row in enumerate(progress(rows, desc=f"reading {split}", unit="product")):
         yield _record(row, f"{split}-{number:06d}", split, folder)
@@ -190,8 +149,8 @@ def _record(row: dict[str, Any], product_id: str, split: str, folder: Path) -> d
 
 
 def _write_picture(cell: dict[str, Any] | bytes | None, folder: Path, product_id: str) -> str | None:
-    """Write the bytes of an image cell into the catalogue's folder; its path there, None where there are no bytes.
-    Whether they are a picture is checked with all others, when the catalogue is made."""
+    """Write the bytes of an image cell into the catalogue's folder; return its path there, None without bytes. Whether
+    they are a picture is checked with all others, when the catalogue is made."""
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     if not content:
         return None
@@ -202,8 +161,8 @@ def _write_picture(cell: dict[str, Any] | bytes | None, folder: Path, product_id
 
 
 def _groups(products: pd.DataFrame) -> pd.Series:
-    """One group for products of the same title and brand, named by the first of them; a product without a title is a
-    group of its own."""
+    """Group products of the same title and brand, named by the first of them. A product without a title is a group of
+    its own."""
     cells = (products[name].fillna("").map(normalise_query) for name in ("title", "brand"))
     keys = pd.Series(
         [f"{title}\n{brand}" if title else None for title, brand in zip(*cells, strict=True)], dtype=object
@@ -213,7 +172,7 @@ def _groups(products: pd.DataFrame) -> pd.Series:
 
 
 def _without_leaks(products: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The products less those of train whose group is in test, and the others as rows of the quarantine."""
+    """Return the products without those of train whose group is in test, and those as rows of the quarantine."""
     tested = products.loc[products["split"] == "test", "group_id"].unique()
     leaks = (products["split"] == "train") & products["group_id"].isin(tested)
     ids = products.loc[leaks, "product_id"]

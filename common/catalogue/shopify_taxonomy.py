@@ -1,12 +1,12 @@
-"""The Shopify product taxonomy and where each of its categories stands in Google's: 10,535 mappings to 5,456 paths.
+"""Read the Shopify product taxonomy and its mapping to Google's: 10,535 mappings to 5,456 paths.
 
 Source: Shopify/product-taxonomy, version 2025-08-unstable, and its integration file to the Google taxonomy of
-2021-09-21; MIT. It is no shop: a *product* is a Shopify category here. Its title is the whole path, its `category_path`
-the Google path that it is mapped to, its id Shopify's own (``ap-2-1``). The 60 categories that Google has no place for
-(services, add-ons, bundles) are left out. The Google taxonomy stands here as far as something is mapped to it: 5,456
-paths, no two alike.
+2021-09-21; MIT. It is not a shop: a *product* is a Shopify category here. Its title is the whole path, its
+`category_path` the Google path that it is mapped to, its id Shopify's own (``ap-2-1``). The 60 categories that Google
+has no place for (services, add-ons, bundles) are left out. Of the Google taxonomy there are only the paths that
+something is mapped to: 5,456, no two alike.
 
-**Whole parents are held out.** Brothers are mapped alike: whoever has seen where "Bird Baths" and "Bird Perches" go
+**Whole parents are held out.** Siblings are mapped alike: whoever has seen where "Bird Baths" and "Bird Perches" go
 guesses the place of "Bird Toys". So the categories under one parent are one group (its name is the parent's id), and
 the split is that of the parent's path, by a published hash: the first 8 hexadecimal digits of the SHA-256 of the path's
 UTF-8 bytes, as an integer, modulo 100; below 20 is test, below 30 is val, the rest is train (`split_of_parent`). A
@@ -30,23 +30,23 @@ from common.errors import CourseError
 
 CANDIDATES = 9
 SAME_WORDS, SIBLINGS = 4, 4
-"""Of a product's wrong candidates: at most so many whose name shares words with its own, so many beside the true one.
-What they leave free is drawn from all paths."""
+"""At most so many wrong candidates whose name shares words with the product's, and so many siblings of the true one;
+the others are drawn from all paths."""
 
 _CATEGORIES, _MAPPINGS = (file.path for file in SHOPIFY_TAXONOMY.files)
 _ID = re.compile(r"gid://shopify/TaxonomyCategory/(\S+)\s+: (.+)")
 
 
 def find_files(*, seed: int = 0) -> dict[str, Path]:
-    """The list of categories and the mappings."""
+    """Return the list of categories and the mappings."""
     return public_files(SHOPIFY_TAXONOMY)
 
 
 def build_catalogue(folder: Path, *, seed: int = 0) -> Catalogue:
-    """One product a mapping, and its candidates: the true Google path and up to eight look-alikes in random order.
+    """Build the catalogue: a product for each mapping, with the true Google path and up to eight others, shuffled.
 
-    `seed` is that of the draws; those of one product do not depend on which others there are, unless the set of
-    Google paths changes. Raises `CourseError` if the two files are of different versions of the taxonomy.
+    `seed` is that of the draws; those of one product do not depend on which others there are, unless the set of Google
+    paths changes. Raises `CourseError` if the two files are of different versions of the taxonomy.
     """
     files = find_files(seed=seed)
     ids, mappings = read_categories(files[_CATEGORIES]), read_mappings(files[_MAPPINGS])
@@ -103,7 +103,7 @@ def read_mappings(path: Path) -> list[tuple[str, str]]:
 
 
 def split_of_parent(parent: str) -> str:
-    """The split of all categories under the path `parent`: see the module for the rule."""
+    """Return the split of all categories under the path `parent`: see the module for the rule."""
     place = int(sha256(parent.encode("utf-8")).hexdigest()[:8], 16) % 100
     return "test" if place < 20 else "val" if place < 30 else "train"
 
@@ -120,12 +120,12 @@ def _parent(path: str) -> str:
 
 
 def _words(path: str) -> frozenset[str]:
-    """The words of the path's last level, plural endings cut."""
+    """Return the words of the path's last level, without plural endings."""
     return frozenset(word.removesuffix("s") for word in re.findall(r"\w+", leaf_of(path).casefold()))
 
 
 def _draw_candidates(products: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The table `category_candidates`: per product the true path and up to eight others, in random order."""
+    """Draw the table `category_candidates`: per product the true path and up to eight others, in random order."""
     targets = sorted(products["category_path"].unique())
     words = {path: _words(path) for path in targets}
     with_word, beside = defaultdict(list), defaultdict(list)

@@ -1,7 +1,7 @@
-"""Splits that do not leak: whole groups of products, whole wordings of queries, each placed by a hash of its own name.
+"""Split groups of products and wordings of queries without leaks, each by a hash of its own name.
 
-A key's place depends on the key, the fractions and the seed only, so adding or removing others moves nothing. The
-price is that the fractions hold on average, not exactly: 100 keys at 0.25 give 25 give or take 4.
+A key's split depends on the key, the fractions and the seed only, so adding or removing others moves nothing. In return
+the fractions hold on average, not exactly: of 100 keys, 0.25 gives about 25 +- 4.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ QUERY_FRACTIONS = {"train": 0.6, "val": 0.15, "test": 0.25}
 def split_by_group(
     products: pd.DataFrame, fractions: Mapping[str, float] = PRODUCT_FRACTIONS, seed: int = 0
 ) -> pd.Series:
-    """The split of each row of `products` (same index): all rows with one `group_id` share it, a row without a group
+    """Return the split of each row of `products` (same index); rows with one `group_id` share it. A row without a group
     is a group of its own. Raises `CourseError` if the fractions are not of train, val, test or do not sum to 1."""
     keys = products["product_id"]
     if "group_id" in products.columns:
@@ -32,14 +32,14 @@ def split_by_group(
 
 
 def carve_validation(products: pd.DataFrame, split: pd.Series, share: float = 0.1, seed: int = 0) -> pd.Series:
-    """`split` with `share` of the training groups of `products` moved to val, for a source that published train and
-    test only. All that is not train stays where it is."""
+    """Return `split` with `share` of the training groups of `products` moved to val. For a source that published train
+    and test only; every other split stays."""
     drawn = split_by_group(products, {"train": 1 - share, "val": share}, seed)
     return drawn.where(split == "train", split)
 
 
 def split_queries(queries: pd.DataFrame, fractions: Mapping[str, float] = QUERY_FRACTIONS, seed: int = 0) -> pd.Series:
-    """The split of each row of `queries` (same index): the same words (`normalise_query`) are in the same split."""
+    """Return the split of each row of `queries` (same index); the same words (`normalise_query`) share it."""
     return _split_keys(queries["query"].map(normalise_query), fractions, seed)
 
 

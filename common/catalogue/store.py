@@ -1,4 +1,4 @@
-"""A catalogue on disk: a folder of parquet files with a manifest that proves each of them whole."""
+"""Save a catalogue in a folder of parquet files, with a manifest that proves each of them whole."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ MANIFEST = "catalogue.json"
 
 
 def holds(folder: Path, digest: str) -> bool:
-    """Return whether the catalogue of this digest is saved in `folder`, False if the folder is empty or missing.
-
-    Raises `CourseError` if it holds anything else: nothing is ever overwritten.
-    """
+    """Return whether the catalogue of this digest is saved in `folder`, False if the folder is empty or missing. Raises
+    `CourseError` if it holds anything else: nothing is ever overwritten."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if (folder / MANIFEST).is_file() and read_json(folder / MANIFEST).get("digest") == digest:
             return True
@@ -55,10 +53,8 @@ def copy_pictures(paths: Iterable[str], folder: Path | None, target: Path) -> No
 
 
 def load_tables(folder: Path) -> tuple[str, dict[str, pd.DataFrame], str]:
-    """Return source, tables (quarantine included) and digest of the catalogue in `folder`.
-
-    Raises `MissingArtifact` if there is none, `CourseError` if it is of another format or a table is not whole.
-    """
+    """Return source, tables (quarantine included) and digest of the catalogue in `folder`. Raises `MissingArtifact` if
+    there is none, `CourseError` if it is of another format or a table is damaged."""
     if not (folder / MANIFEST).is_file():
         raise MissingArtifact(f"{folder}: no catalogue here ({MANIFEST} is missing); make one with Catalogue.save")
     manifest = read_json(folder / MANIFEST)

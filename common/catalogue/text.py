@@ -1,4 +1,4 @@
-"""Words of products and queries: cleaning, normalising, and the one text that encoders and BM25 read of a product."""
+"""Clean and normalise texts, and make the one text of a product that encoders and BM25 read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SENTENCE_ENDS = (".", "!", "?", ":", ";", "。", "！", "？")
 
 
 def clean_text(text: str) -> str:
-    """`text` in Unicode NFC, without control characters and without white space at either end.
+    """Return `text` in Unicode NFC, without control characters and without white space at either end.
 
     Tabs and line ends stay (as ``\\t`` and ``\\n``). Format characters stay too: emoji are built with zero-width
     joiners and right-to-left text with direction marks.
@@ -30,20 +30,18 @@ def clean_text(text: str) -> str:
 
 
 def strip_markup(text: str) -> str:
-    """`text` with HTML tags replaced by a space and entities by their characters, white space collapsed."""
+    """Return `text` with HTML tags replaced by a space, entities by their characters, and white space collapsed."""
     return _SPACE.sub(" ", html.unescape(_MARKUP.sub(" ", text))).strip()
 
 
 def normalise_query(query: str) -> str:
-    """The form under which two queries are the same words: compatibility characters and case folded, one space."""
+    """Return the form in which equal queries are equal: compatibility characters and case folded, single spaces."""
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", query).casefold()).strip()
 
 
 def render_attributes(attributes: str) -> str:
-    """A JSON object of attributes as words: ``{"screen": "IPS", "hdmi": true}`` gives ``screen: IPS, hdmi``.
-
-    A true flag is its name, a false one says nothing: a reader of words would take "waterproof: false" for waterproof.
-    """
+    """Return a JSON object of attributes as words: ``{"screen": "IPS", "hdmi": true}`` becomes ``screen: IPS, hdmi``. A
+    true flag becomes its name, a false one nothing: "waterproof: false" would be read as waterproof."""
     parts = []
     for name, value in json.loads(attributes).items():
         if value is True:
@@ -64,10 +62,10 @@ def _render_value(value: object) -> str:
 
 
 def product_text(products: pd.DataFrame, fields: Sequence[str] = TEXT_FIELDS) -> list[str]:
-    """What text encoders and BM25 read of each product: its `fields` in this order, one sentence each.
+    """Return the text of each product that encoders and BM25 read: its `fields` in this order, one sentence each.
 
-    Missing fields are left out; `attributes` is rendered as ``name: value``. One string a row of `products`, ``""`` for
-    a product that has none of the fields (one that is known by its picture only).
+    Missing fields are left out; `attributes` is rendered as ``name: value``. One string per row of `products`, ``""``
+    for a product that has none of the fields (one that is known by its picture only).
     """
     unknown = [field for field in fields if field not in products.columns]
     if unknown:

@@ -1,4 +1,4 @@
-"""Tables on their way into a catalogue: rows that break the contract are set aside, a broken table is an error."""
+"""Check tables against the contract: rows that break it are set aside, a table that breaks it is an error."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ def validate(
     source: str,
     folder: Path | None = None,
     files: Mapping[str, str] | None = None,
-    look_at_images: bool = True,
+    verify_images: bool = True,
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """Return the eight tables of the contract with clean rows only, and the quarantine of all other rows.
 
     `tables` maps names of `TABLES` to frames; absent or None means empty. `files` says which file each came from, for
     messages; `folder` is where relative image paths start. Every input row is in exactly one of the two results.
 
-    Raises `CourseError` for what no row can be blamed for: a required column missing, an unknown column, ids that stand
-    for two different products or queries, variants of one product in two splits, no product at all, every row of a
-    table set aside.
+    Raises `CourseError` for faults of no single row: a required column missing, an unknown column, ids that stand for
+    two different products or queries, variants of one product in two splits, no product at all, every row of a table
+    set aside.
     """
     sieves = {name: _Sieve(table, tables.get(name), (files or {}).get(name, f"{source}: {name}"))
               for name, table in TABLES.items()}  # fmt: skip
     products, images = sieves["products"], sieves["images"]
     _check_products_have_something(products, images)
-    for name in TABLES:  # in the order of declaration: what is referred to comes before what refers to it
+    for name in TABLES:  # in the order of declaration: a table comes after those that it refers to
         sieves[name].check_cells()
         if name == "images":
-            _check_pictures(images, folder, look_at_images)
+            _check_pictures(images, folder, verify_images)
             _set_aside_products_without_title_or_image(products, images)
         if name == "queries":
             _set_aside_queries_of_two_splits(sieves["queries"])
@@ -59,7 +59,7 @@ def validate(
 
 @dataclass
 class _Sieve:
-    """One table: `frame` holds the rows that are still good (their index is the input row), `aside` the others."""
+    """Sift one table: `frame` holds the rows that are still good (their index is the input row), `aside` the others."""
 
     table: Table
     given: pd.DataFrame | None
@@ -91,7 +91,7 @@ class _Sieve:
         self.frame = self.frame[self.table.column_names].copy()
 
     def check_cells(self) -> None:
-        """Bring every column to its kind; set aside rows with faulty cells, repeated rows and repeated keys."""
+        """Convert every column to its kind; set aside rows with faulty cells, repeated rows and repeated keys."""
         if self.frame.empty:
             return
         for column in self.table.columns:
@@ -110,10 +110,8 @@ class _Sieve:
         same_key = self.frame.duplicated(list(self.table.key))
         if self.table.key_is_identity and same_key.any():
             self._refuse_shared_ids(self.frame.loc[same_key, self.table.key[0]])
-        self.set_aside(same_key, self.table.key[0], f"contradicts an earlier row of the same {self._key_words()}")
-
-    def _key_words(self) -> str:
-        return " and ".join(self.table.key)
+        key = " and ".join(self.table.key)
+        self.set_aside(same_key, self.table.key[0], f"contradicts an earlier row of the same {key}")
 
     def _refuse_shared_ids(self, shared: pd.Series) -> None:
         ids = shared.unique()
@@ -125,7 +123,7 @@ class _Sieve:
         )
 
     def _number_positions(self) -> None:
-        """Positions that are not given follow the order of the rows."""
+        """Fill missing positions in the order of the rows."""
         owner = self.frame[self.table.key[0]]
         unnumbered = self.frame["position"].isna().groupby(owner).transform("any").astype(bool)
         order = self.frame.groupby(owner).cumcount()
@@ -176,7 +174,7 @@ class _Sieve:
         return pd.concat(self.aside).sort_values("row", kind="stable").astype(kinds)
 
     def finish(self) -> pd.DataFrame:
-        """The clean table with its final dtypes."""
+        """Return the clean table with its final dtypes."""
         if self.n_given and self.frame.empty:
             first = self.quarantine().iloc[0]
             raise CourseError(
@@ -188,7 +186,7 @@ class _Sieve:
 
 def _shown(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # as it stood in the file: a missing cell elsewhere makes whole numbers floats
+        value = int(value)  # as in the file: a missing cell elsewhere makes whole numbers floats
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     return repr(text if len(text) <= 40 else text[:40] + "…").encode("utf-8", "replace").decode()
 
@@ -224,13 +222,13 @@ def _check_groups(products: _Sieve) -> None:
     cut = grouped[grouped > 1].index
     if len(cut):
         raise CourseError(
-            f"{products.file}: column 'split': group {cut[0]!r} ({len(cut):,} in all) stands in more than one split; "
+            f"{products.file}: column 'split': group {cut[0]!r} ({len(cut):,} in all) is in more than one split; "
             "give the variants of one product the same split, or leave the column out"
         )
 
 
 def _set_aside_queries_of_two_splits(queries: _Sieve) -> None:
-    """The same words in train and test would let training see the test: the later split keeps them."""
+    """Keep queries of the same words in the latest split only: in train and test, training would see the test."""
     frame = queries.frame
     rank = frame["split"].map({split: number for number, split in enumerate(SPLITS)})
     last = rank.groupby(frame["query"].map(normalise_query)).transform("max")

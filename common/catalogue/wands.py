@@ -1,12 +1,12 @@
-"""WANDS, Wayfair's furniture search: 480 queries, 42,994 products, 233,448 judgements.
+"""Read WANDS, Wayfair's furniture search: 480 queries, 42,994 products, 233,448 judgements.
 
 Source: Chen et al., "WANDS: Dataset for Product Search Relevance Assessment", ECIR 2022, wayfair/WANDS.
 
-Its three labels become grades like this: **Exact is 3, Partial is 1, Irrelevant is 0**. A Partial product is of the
-right kind and lacks something that the shopper asked for, which would read like ESCI's substitute (grade 2). But most
-of all judged pairs are Partial: at grade 2 they would all count as relevant, Recall@10 could hardly rise above zero and
-Precision@10 would hardly fall below one for any system. So only Exact products are relevant; nDCG still rewards a
-Partial one above an Irrelevant one. `label` stays empty: the letters E, S, C, I are ESCI's.
+The three labels become grades: **Exact is 3, Partial is 1, Irrelevant is 0**. A Partial product is of the right kind
+and lacks something that the shopper asked for, which resembles ESCI's substitute (grade 2). But most judged pairs are
+Partial: at grade 2 they would all count as relevant, and for any system Recall@10 would stay near zero and Precision@10
+near one. So only Exact products are relevant; nDCG still rewards a Partial one above an Irrelevant one. `label` stays
+empty: the letters E, S, C, I are ESCI's.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ COLUMNS = {
 
 
 def find_files() -> dict[str, Path]:
-    """The three tab-separated files (which end in .csv)."""
+    """Return the three tab-separated files (which end in .csv)."""
     return public_files(WANDS)
 
 
 def build_catalogue(folder: Path) -> Catalogue:
-    """Category "A / B / C" becomes "A > B > C", the features become attributes. The source has no splits: queries are
-    split 60 / 15 / 25 by hash of their words."""
+    """Build the catalogue: category "A / B / C" becomes "A > B > C", the features become attributes. The source has no
+    splits: queries are split 60 / 15 / 25 by hash of their words."""
     files = find_files()
     queries, products, labels = (_read(name, files[name]) for name in COLUMNS)
     frame = products.frame
@@ -93,7 +93,8 @@ def _category_path(hierarchy: str) -> str:
 
 
 def _features(text: str | None, product_class: str | None) -> dict[str, str]:
-    """``"color : white|color : grey|legs:4"`` as ``{"color": "white, grey", "legs": "4"}``, and the product's class."""
+    """Turn ``"color : white|color : grey|legs:4"`` into ``{"color": "white, grey", "legs": "4"}``, with the product's
+    class."""
     features: dict[str, list[str]] = {"class": [product_class]} if product_class else {}
     for feature in (text or "").split("|"):
         name, separator, value = (part.strip() for part in feature.partition(":"))

@@ -1,4 +1,4 @@
-"""A learner's own catalogue: tables as CSV, TSV, JSON Lines or Parquet, pictures in a folder.
+"""Read a user's own catalogue: tables as CSV, TSV, JSON Lines or Parquet, pictures in a folder.
 
 =============  ======================================================================================================
 ``products``   ``product_id`` and a ``title`` or a picture; all other columns of the contract if there are any
@@ -10,11 +10,11 @@
 =============  ======================================================================================================
 
 Only ``products`` or ``images`` is needed. A catalogue of pictures alone is a products file with ``product_id, path``,
-or just the folder: then each picture is a product. As its text serve the words of its file name: ``red_mug-01.jpg`` is
-read as "red mug", ``IMG_0142.jpg`` as nothing. Usual other names of columns are understood (`ALIASES`).
+or just the folder: then each picture is a product. The words of its file name are its text: ``red_mug-01.jpg`` is read
+as "red mug", ``IMG_0142.jpg`` as nothing. Other usual names of columns are understood (`ALIASES`).
 
-Queries without a ``split`` column are split 60 / 15 / 25 by hash of their words; fewer than `FEWEST_TO_SPLIT` of them
-are all test queries, since the parts would be too small to train on or to choose by.
+Queries without a ``split`` column are split 60 / 15 / 25 by hash of their words; fewer than `MIN_TO_SPLIT` of them are
+all test queries, since the parts would be too small to train on or to choose by.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ ALIASES = {
     "image_path": "path",
     "rating": "grade",
 }
-"""Columns that are understood under another name, unless the contract's own name is there too."""
+"""Other names of columns, understood unless the contract's own name is there too."""
 
-FEWEST_TO_SPLIT = 20
+MIN_TO_SPLIT = 20
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _CAMERA_WORDS = {"img", "image", "dsc", "dscn", "photo", "pic", "pxl"}
 _NUMBER_AT_END = re.compile(r"[ _.-]+\d+$")
@@ -63,7 +63,7 @@ Place = str | Path | None
 def find_files(
     *, products: Place, images: Place, queries: Place, judgements: Place, pairs: Place
 ) -> dict[str, Path | list[Path]]:
-    """The given files, and every picture that they lead to. Raises `CourseError` for a path where nothing is."""
+    """Return the given files and every picture that they name. Raises `CourseError` for a path where nothing is."""
     if products is None and images is None:
         raise CourseError("your_own: give a products file, a folder of images, or both")
     given = {"products": products, "queries": queries, "judgements": judgements, "pairs": pairs}
@@ -89,7 +89,8 @@ def build_catalogue(
     judgements: Place = None,
     pairs: Place = None,
 ) -> Catalogue:
-    """See the module. Raises `CourseError` naming file, column and fix for a table that cannot be used."""
+    """Build the catalogue, see the module. Raises `CourseError` naming file, column and fix for a table that cannot be
+    used."""
     reads = {
         name: _read(Path(place), name)
         for name, place in {"products": products, "queries": queries, "judgements": judgements, "pairs": pairs}.items()
@@ -117,13 +118,13 @@ def build_catalogue(
 
 
 def file_words(path: str | Path) -> str | None:
-    """The words of a picture's file name, without numbers and what cameras write; None if none are left."""
+    """Return the words of a picture's file name, without numbers and words of cameras; None if none are left."""
     words = re.findall(r"[^\W\d_]+", clean_text(Path(path).stem))
     return " ".join(word for word in words if word.lower() not in _CAMERA_WORDS) or None
 
 
 def _read(path: Path, table: str) -> ReadTable:
-    """The file with the contract's column names; columns that the contract does not have are dropped, with a note."""
+    """Read a file with the contract's column names; drop columns that the contract does not have, with a note."""
     read = read_table(path, table)
     plain = {name: re.sub(r"[\s-]+", "_", str(name).strip().lower()) for name in read.frame.columns}
     targets = {
@@ -149,7 +150,7 @@ def _pictures_below(folder: Place) -> list[Path]:
 
 
 def _named_paths(frame: pd.DataFrame, images: Place, file: Path) -> pd.Series:
-    """Absolute paths of the pictures that a products table names, for the rows that name one."""
+    """Return the absolute paths of the pictures that a products table names, for the rows that name one."""
     if "path" not in frame.columns:
         return pd.Series(dtype="str")
     base = Path(images) if images is not None else file.parent
@@ -173,12 +174,12 @@ def _products_and_images(read: ReadTable | None, file: Place, images: Place) -> 
         table = _pictures_by_name(frame["product_id"], images)
     products = frame.drop(columns="path", errors="ignore")
     if "title" not in products.columns:
-        products = products.drop_duplicates()  # a product may have several pictures, one a row
+        products = products.drop_duplicates()  # a product may have several rows, one for each picture
     return products, _with_digests(table)
 
 
 def _pictures_by_name(product_ids: pd.Series, images: Place) -> pd.DataFrame:
-    """Pictures whose file name is a product's id, or that and a number at its end."""
+    """Return the pictures whose file name is a product's id, or that and a number at its end."""
     known = set(product_ids.dropna().astype(str).map(clean_text))
     rows, others = [], []
     for path in _pictures_below(images) if images is not None else []:
@@ -198,12 +199,12 @@ def _with_digests(table: pd.DataFrame) -> pd.DataFrame:
 
 def _digest(path: str) -> str | None:
     if not os.path.isfile(path):
-        return None  # the contract's check says so
+        return None  # the check of pictures reports it
     return file_sha256(path)[:16]
 
 
 def _titled_by_file_names(catalogue: Catalogue) -> Catalogue:
-    """Only now, when the pictures have been checked: a title must not save a product whose only picture is broken."""
+    """Use file names as titles. Only after the check: a title must not save a product whose only picture is broken."""
     paths = catalogue.products["product_id"].map(catalogue.image_path)
     titles = pd.Series([file_words(path) for path in paths], index=paths.index, dtype="str")
     return replace(catalogue, products=catalogue.products.assign(title=titles))
@@ -237,13 +238,13 @@ def _identified_and_split(queries: pd.DataFrame) -> pd.DataFrame:
         queries = queries.assign(query_id=[f"q{number:04d}" for number in range(1, len(queries) + 1)])
     if "split" not in queries.columns:
         words = queries.assign(query=queries["query"].fillna("").astype(str))
-        few = words["query"].map(normalise_query).nunique() < FEWEST_TO_SPLIT
+        few = words["query"].map(normalise_query).nunique() < MIN_TO_SPLIT
         queries = queries.assign(split="test" if few else split_queries(words))
     return queries
 
 
 def _graded(judgements: pd.DataFrame, queries: pd.DataFrame, file: Place) -> pd.DataFrame:
-    """Judgements by query id, and with a grade. What leads nowhere stays, for the check to name it."""
+    """Return judgements by query id, and with a grade. Unknown queries stay, for the check to name them."""
     if "query_id" not in judgements.columns:
         require_columns(judgements.columns, ["query"], file)
         ids = dict(zip(_normalised(queries["query"]), queries["query_id"], strict=True))

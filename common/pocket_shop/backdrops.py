@@ -1,4 +1,4 @@
-"""Where the product photos are taken: studio sweeps, tables, rooms, cloths, walls, the garden."""
+"""Paint the places where the product photos are taken: studio sweeps, tables, rooms, cloths, walls, the garden."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def backdrop(stage: str, rng: np.random.Generator, size: int, product: Rgb, side
 
 @cache
 def grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of the pixels, -1..1, y upwards."""
+    """Return x and y of the pixels, -1..1, y upwards."""
     line = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(2 / size) - 1
     x, y = np.meshgrid(line, -line)
     return x, y
@@ -89,7 +89,7 @@ def grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 def choose_tint(
     rng: np.random.Generator, product: Rgb, tints: tuple[Rgb, ...] = TINTS, apart: float = 0.3
 ) -> np.ndarray:
-    """A tint that the product stands out from, float32 [3, 1, 1]; the furthest one if none is far enough."""
+    """Return a tint that the product stands out from, float32 [3, 1, 1]; the furthest one if none is far enough."""
     distance = [_apart(tint, product) for tint in tints]
     far = [tint for tint, d in zip(tints, distance, strict=True) if d > apart]
     tint = far[int(rng.integers(len(far)))] if far else tints[int(np.argmax(distance))]
@@ -141,7 +141,7 @@ def _sweep(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, horizon: floa
 
 
 def _bokeh(rng: np.random.Generator, size: int, product: Rgb, small: int = 48) -> np.ndarray:
-    """Leaves and sky far out of focus, painted small and enlarged."""
+    """Paint leaves and sky far out of focus, painted small and enlarged."""
     x, y = grid(small)
     greens = ((0.45, 0.55, 0.36), (0.62, 0.68, 0.5), (0.28, 0.36, 0.26), (0.72, 0.62, 0.46), (0.5, 0.6, 0.68))
     low, high = choose_tint(rng, product, greens), choose_tint(rng, product, (*greens, (0.8, 0.86, 0.9)))
@@ -160,6 +160,6 @@ def enlarge(planes: np.ndarray, size: int) -> np.ndarray:
 
 
 def _spot(x: np.ndarray, y: np.ndarray, side: float, rng: np.random.Generator) -> np.ndarray:
-    """The lamp's fall-off over the set, darker towards the far corner."""
+    """Return the lamp's fall-off over the set, darker towards the far corner."""
     fall, corners = float(rng.uniform(0.02, 0.12)), float(rng.uniform(0.0, 0.1))
     return 1 + np.float32(fall) * (side * x + 0.6 * y) - np.float32(corners) * (x * x + y * y - 0.5)

@@ -1,4 +1,4 @@
-"""Draws the facts of every product: what it is, before anybody writes or photographs it.
+"""Draw the facts of every product: what it is, before anybody writes about it or photographs it.
 
 Facts are the shop's truth. Titles and descriptions tell some of them (`tells_*`), photos show others, queries ask for
 them, and grades follow from them alone. They are integer codes in one table, so that a million products stay small.

@@ -1,4 +1,4 @@
-"""Plane figures as signed distance fields, the geometry of the product photos.
+"""Define plane figures as signed distance fields, the geometry of the product photos.
 
 A field maps points (x to the right, y upwards, about -1..1) to their distance from the figure's outline, negative
 inside. Outlines drawn from a distance are smooth at any size, and the depth inside gives the relief that the light
@@ -31,13 +31,13 @@ class Field:
     turned: bool = False
 
     def __or__(self, other: Field) -> Field:
-        """Both figures together."""
+        """Return both figures together."""
         return Field(
             lambda x, y: np.minimum(self.distance(x, y), other.distance(x, y)), _hull(self.bounds, other.bounds)
         )
 
     def __and__(self, other: Field) -> Field:
-        """What both figures share. It keeps the height of the first."""
+        """Return what both figures share, with the height of the first."""
         return Field(
             lambda x, y: np.maximum(self.distance(x, y), other.distance(x, y)),
             _overlap(self.bounds, other.bounds),
@@ -45,11 +45,11 @@ class Field:
         )
 
     def __sub__(self, other: Field) -> Field:
-        """The first figure with the second cut out. It keeps the height of the first."""
+        """Return the first figure without the second, with the height of the first."""
         return Field(lambda x, y: np.maximum(self.distance(x, y), -other.distance(x, y)), self.bounds, self.height)
 
     def melt(self, other: Field, k: float = 0.08) -> Field:
-        """Both figures, flowing into each other over about `k` units (polynomial smooth minimum)."""
+        """Return both figures, flowing into each other over about `k` units (polynomial smooth minimum)."""
 
         def distance(x: Plane, y: Plane) -> Plane:
             a, b = self.distance(x, y), other.distance(x, y)
@@ -59,15 +59,15 @@ class Field:
         return Field(distance, _widen(_hull(self.bounds, other.bounds), k / 4))
 
     def grow(self, by: float) -> Field:
-        """The figure, `by` wider on all sides (narrower if negative); corners become round."""
+        """Return the figure, `by` wider on all sides (narrower if negative); corners become round."""
         return Field(lambda x, y: self.distance(x, y) - by, _widen(self.bounds, by), self.height)
 
     def outline(self, width: float) -> Field:
-        """Only a band of this width along the outline."""
+        """Return only a band of this width along the outline."""
         return Field(lambda x, y: np.abs(self.distance(x, y)) - width / 2, _widen(self.bounds, width / 2))
 
     def at(self, dx: float, dy: float) -> Field:
-        """The figure, moved."""
+        """Return the figure, moved."""
         x0, y0, x1, y1 = self.bounds
         height = self.height and (lambda x, y: self.height(x - dx, y - dy))
         return Field(
@@ -75,7 +75,7 @@ class Field:
         )
 
     def turn(self, degrees: float, about: Point = (0, 0)) -> Field:
-        """The figure, turned counter-clockwise."""
+        """Return the figure, turned counter-clockwise."""
         c, s = _cos_sin(degrees)
         cx, cy = about
 
@@ -90,7 +90,7 @@ class Field:
         return Field(lambda x, y: self.distance(*back(x, y)), _box_of(turned), height, self.turned and degrees == 0)
 
     def repeat(self, columns: int, rows: int, dx: float, dy: float) -> Field:
-        """The figure (centred in its place) in a grid of copies, `dx` and `dy` apart, to the right and upwards."""
+        """Return copies of the figure (centred) in a grid, `dx` and `dy` apart, to the right and upwards."""
         x0, y0, x1, y1 = self.bounds
         cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
 
@@ -102,14 +102,14 @@ class Field:
         return Field(distance, (x0, y0, x1 + dx * (columns - 1), y1 + dy * (rows - 1)))
 
     def mirror(self) -> Field:
-        """The figure, which lies on one side of x = 0, together with its mirror image on the other."""
+        """Return the figure, which lies on one side of x = 0, together with its mirror image on the other."""
         x0, y0, x1, y1 = self.bounds
         reach, side = max(abs(x0), abs(x1)), 1.0 if x0 + x1 > 0 else -1.0
         height = self.height and (lambda x, y: self.height(side * np.abs(x), y))
         return Field(lambda x, y: self.distance(side * np.abs(x), y), (-reach, y0, reach, y1), height)
 
     def domed(self, high: float) -> Field:
-        """The figure, bulging evenly from its bounds to its middle like a cushion."""
+        """Return the figure, bulging evenly from its bounds to its middle like a cushion."""
         x0, y0, x1, y1 = self.bounds
 
         def height(x: Plane, y: Plane) -> Plane:
@@ -120,7 +120,7 @@ class Field:
 
 
 def box(x0: float, y0: float, x1: float, y1: float, r: float = 0.0) -> Field:
-    """A rectangle with rounded corners."""
+    """Return a rectangle with rounded corners."""
     cx, cy, hx, hy = (x0 + x1) / 2, (y0 + y1) / 2, abs(x1 - x0) / 2, abs(y1 - y0) / 2
     r = min(r, hx, hy)
 
@@ -135,12 +135,12 @@ def box(x0: float, y0: float, x1: float, y1: float, r: float = 0.0) -> Field:
 
 
 def circle(x: float, y: float, r: float) -> Field:
-    """A disc."""
+    """Return a disc."""
     return Field(lambda px, py: np.hypot(px - x, py - y) - r, (x - r, y - r, x + r, y + r))
 
 
 def ball(x: float, y: float, rx: float, ry: float | None = None) -> Field:
-    """An ellipse that bulges like a ball."""
+    """Return an ellipse that bulges like a ball."""
     ry = ry or rx
     flat = ellipse(x, y, rx, ry)
 
@@ -152,7 +152,7 @@ def ball(x: float, y: float, rx: float, ry: float | None = None) -> Field:
 
 
 def ellipse(x: float, y: float, rx: float, ry: float) -> Field:
-    """An ellipse; its distance is the usual first-order estimate, exact on the outline."""
+    """Return an ellipse; its distance is the usual first-order estimate, exact on the outline."""
 
     def distance(px: Plane, py: Plane) -> Plane:
         u, v = (px - x) / rx, (py - y) / ry
@@ -164,7 +164,7 @@ def ellipse(x: float, y: float, rx: float, ry: float) -> Field:
 
 
 def capsule(x0: float, y0: float, x1: float, y1: float, r: float, r_end: float | None = None) -> Field:
-    """A thick line with round ends, tapering from radius `r` to `r_end`."""
+    """Return a thick line with round ends, tapering from radius `r` to `r_end`."""
     taper = (r if r_end is None else r_end) - r
     dx, dy = x1 - x0, y1 - y0
     length2 = dx * dx + dy * dy + 1e-9
@@ -179,7 +179,7 @@ def capsule(x0: float, y0: float, x1: float, y1: float, r: float, r_end: float |
 
 
 def strand(points: Sequence[Point], width: float, smooth: bool = True, closed: bool = False) -> Field:
-    """A band of this width along a curve through the points: handles, straps, cables, frames."""
+    """Return a band of this width along a curve through the points: handles, straps, cables, frames."""
     line = _spline(points, closed) if smooth else np.array([*points, *points[: int(closed)]], np.float32)
 
     def distance(x: Plane, y: Plane) -> Plane:
@@ -189,7 +189,7 @@ def strand(points: Sequence[Point], width: float, smooth: bool = True, closed: b
 
 
 def polygon(points: Sequence[Point], r: float = 0.0) -> Field:
-    """A polygon; its corners are rounded by growing a smaller one is left to the caller, here `r` grows it."""
+    """Return a polygon, grown by `r`, which rounds its corners."""
     corners = np.array(points, np.float32)
 
     def distance(x: Plane, y: Plane) -> Plane:
@@ -205,12 +205,12 @@ def polygon(points: Sequence[Point], r: float = 0.0) -> Field:
 
 
 def blob(points: Sequence[Point], r: float = 0.0) -> Field:
-    """A smooth closed outline through the points (Catmull-Rom), grown by `r`."""
+    """Return a smooth closed outline through the points (Catmull-Rom), grown by `r`."""
     return polygon(_spline(points, closed=True)[:-1], r)
 
 
 def lathe(profile: Sequence[Point], x: float = 0.0, smooth: bool = True, sag: float = 0.16) -> Field:
-    """A turned body (vase, bottle, lamp foot): `profile` lists (y, radius) from the bottom to the top.
+    """Return a turned body (vase, bottle, lamp foot): `profile` lists (y, radius) from the bottom to the top.
 
     It is seen from a little above: its front hangs lower than its sides by `sag` times the local radius.
     """
@@ -241,7 +241,7 @@ def lathe(profile: Sequence[Point], x: float = 0.0, smooth: bool = True, sag: fl
 
 
 def between(bottom: Sequence[Point], top: Sequence[Point], smooth: bool = True) -> Field:
-    """The area between two curves over the same span of x, each listed as (x, y) from left to right."""
+    """Return the area between two curves over the same span of x, each listed as (x, y) from left to right."""
     xs, lows = _table(bottom, smooth)
     xs_top, highs = _table(top, smooth)
     highs = np.interp(xs, xs_top, highs).astype(np.float32)
@@ -258,7 +258,7 @@ def between(bottom: Sequence[Point], top: Sequence[Point], smooth: bool = True) 
 
 
 def union(figures: Sequence[Field]) -> Field:
-    """All figures together."""
+    """Return all figures together."""
     whole = figures[0]
     for figure in figures[1:]:
         whole = whole | figure
@@ -271,7 +271,7 @@ def symmetric(points: Sequence[Point]) -> list[Point]:
 
 
 def _segments(x: Plane, y: Plane, starts: np.ndarray, ends: np.ndarray) -> Plane:
-    """Squared distance to the nearest of several line segments."""
+    """Return the squared distance to the nearest of several line segments."""
     best = None
     for (ax, ay), (bx, by) in zip(starts, ends, strict=True):
         ex, ey = bx - ax, by - ay
@@ -304,7 +304,7 @@ def _coarsely(distance: Callable[[Plane, Plane], Plane], edges: int) -> Callable
 
 
 def _spline(points: Sequence[Point], closed: bool, steps: int = 5) -> np.ndarray:
-    """A Catmull-Rom curve through the points, as a polyline of float32 [*, 2]."""
+    """Return a Catmull-Rom curve through the points, as a polyline of float32 [*, 2]."""
     p = np.array(points, np.float32)
     p = np.concatenate([p[-1:], p, p[:2]]) if closed else np.concatenate([p[:1] * 2 - p[1:2], p, p[-1:] * 2 - p[-2:-1]])
     t = np.linspace(0, 1, steps, endpoint=False, dtype=np.float32)[:, None]

@@ -1,7 +1,7 @@
-"""What a shopper wants, and the grade that every product deserves for it.
+"""Define what a shopper wants, and the grade that every product deserves for it.
 
-An `Intent` is a target leaf category and constraints on the facts. Grades follow from counting misses, so the truth
-is known for *every* pair of query and product, which no real data set can offer:
+An `Intent` is a target leaf category and constraints on the facts. Grades follow from counting misses, so the truth is
+known for *every* pair of query and product, which no real data set can offer:
 
 | grade | label | rule |
 | --- | --- | --- |

@@ -1,8 +1,8 @@
-"""Makes the incomplete judgements that a real data set would have: a pool of about 25 products a query.
+"""Make the incomplete judgements that a real data set would have: a pool of about 25 products per query.
 
 Nobody can judge every product for every query. What gets judged is what some older engine showed or what shoppers
-bought, and everything else is a hole. The pool here is the union of a plain keyword engine's top, a typo-tolerant one's
-top, and purchases; its grades are true, its choice of products is biased, as such pools are.
+bought, and everything else is unjudged. The pool here is the union of the top of a plain keyword engine, the top of a
+typo-tolerant one, and purchases. Its grades are true; its choice of products is biased, as in such pools.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _KEYWORD_DEPTH, _FUZZY_DEPTH, _PURCHASES = 11, 9, 9
 
 
 def pool_judgements(products: pd.DataFrame, queries: pd.DataFrame, truth: pd.DataFrame, *, seed: int) -> pd.DataFrame:
-    """Return `judgements` (`query_id, product_id, grade, label`), about 25 a query, grade 0 included.
+    """Return `judgements` (`query_id, product_id, grade, label`), about 25 per query, grade 0 included.
 
     `truth` holds `query_id, product_id, grade` > 0. Purchases are drawn from it with a chance that grows with the grade
     and with the product's popularity (Zipf), as clicks would.

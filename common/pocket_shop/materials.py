@@ -1,4 +1,4 @@
-"""What surfaces are made of and how they answer to light, and the patterns printed on them."""
+"""Describe what surfaces are made of, how they reflect light, and the patterns printed on them."""
 
 from __future__ import annotations
 
@@ -96,21 +96,17 @@ PATTERNS = ("plain", "striped", "checked", "dotted", "floral", "zigzag", "stars"
 
 
 def pattern_mask(name: str, x: np.ndarray, y: np.ndarray, edge: float, turn: int) -> np.ndarray | None:
-    """How much of the accent colour a pattern puts at each point, 0..1; None where the surface is plain.
-
-    x and y are in repeats of the pattern, `edge` is the width of a pixel in them. Stripes run upright, level or
-    aslant for `turn` 0, 1 and 2; the other patterns ignore it or differ slightly by it.
-    """
+    """Return the share of the accent colour that a pattern puts at each point, 0..1; None for a plain surface."""
     return None if name == "plain" else _PATTERNS[name](x, y, max(edge, 1e-3), turn)
 
 
 def _step(signed: np.ndarray, edge: float) -> np.ndarray:
-    """1 where `signed` is negative, 0 where positive, with a soft edge."""
+    """Return 1 where `signed` is negative, 0 where positive, with a soft edge."""
     return np.clip(0.5 - signed / edge, 0, 1)
 
 
 def _band(t: np.ndarray, width: float, edge: float) -> np.ndarray:
-    """Bands of this width in every unit of t."""
+    """Return bands of this width in every unit of t."""
     return _step(np.abs(t - np.floor(t) - 0.5) - width / 2, edge)
 
 
@@ -124,7 +120,7 @@ def _checked(x: np.ndarray, y: np.ndarray, edge: float, turn: int) -> np.ndarray
 
 
 def _staggered(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates -0.5..0.5 in cells whose odd rows are shifted by half a cell."""
+    """Return coordinates -0.5..0.5 in cells whose odd rows are shifted by half a cell."""
     row = np.floor(y)
     x = x + 0.5 * (row - 2 * np.floor(row / 2))
     return x - np.floor(x) - 0.5, y - row - 0.5

@@ -1,4 +1,4 @@
-"""The shop's ceiling: what a perfect reader could score who knows the text only, or the text and the picture.
+"""Compute the shop's ceiling: the score of a perfect reader who knows the text only, or the text and the picture.
 
 An oracle understands every word of a query and reads every product without error, but it knows only the facts that the
 text tells (and, with eyes, those that the photo shows). Where a fact is hidden it assumes what is usual for such

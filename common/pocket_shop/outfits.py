@@ -1,4 +1,4 @@
-"""Outfits, compatible pairs, category candidates and captions: what later chapters learn from.
+"""Make outfits, compatible pairs, category candidates and captions, from which later chapters learn.
 
 Products go together when their colours share a harmony and at most one of them is patterned. A photo shows both; the
 text often does not. Negative pairs keep the two categories and break the rule, so that categories alone tell nothing.

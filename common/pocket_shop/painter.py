@@ -1,8 +1,8 @@
-"""The painter of the product photos: parts laid from back to front, each lit as a relief of its own material.
+"""Paint the product photos: parts laid from back to front, each lit as a relief of its own material.
 
-A shape (see `shapes_*.py`) is a function that adds parts to a `Sketch`. `paint` poses the sketch in front of a
-backdrop and lights it: the height of every part gives its normals, the normals and the material give diffuse light,
-highlights and reflections. A part's own distance field gives anti-aliased edges and a soft shadow on the parts below.
+A shape (see `shapes_*.py`) is a function that adds parts to a `Sketch`. `paint` poses the sketch in front of a backdrop
+and lights it: the height of every part gives its normals, the normals and the material give diffuse light, highlights
+and reflections. A part's own distance field gives anti-aliased edges and a soft shadow on the parts below.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Pose:
         self.y = up + np.float32(self.middle[1])
 
     def crop(self, bounds: Bounds, margin: float) -> tuple[slice, slice]:
-        """The rows and columns of the picture that hold a box of the product, widened by `margin` units."""
+        """Return the rows and columns of the picture that hold a box of the product, widened by `margin` units."""
         x0, y0, x1, y1 = bounds
         corners = np.array([[x, y] for x in (x0 - margin, x1 + margin) for y in (y0 - margin, y1 + margin)])
         corners -= self.middle
@@ -152,7 +152,7 @@ def _normals(
     scale: float,
     offset: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit normals in the picture's axes, from the slope of the part's height."""
+    """Return unit normals in the picture's axes, from the slope of the part's height."""
     if rise is None:
         t = np.clip(-d * np.float32(1 / part.edge), 0, 1)
         rise = t * (2 - t) * np.float32(0.6 * part.edge)
@@ -192,7 +192,7 @@ def _light(
     x: np.ndarray,
     y: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | float]:
-    """Factor on the colour, light on top of it, and opacity."""
+    """Return the factor on the colour, the light on top of it, and the opacity."""
     nx, ny, nz = normal
     look = part.material
     if part.glow:
@@ -225,7 +225,7 @@ def _light(
 
 
 def _shadow(alpha: np.ndarray, stage: str, side: float, rng: np.random.Generator) -> np.ndarray:
-    """Darkness 0..1 of the product's shadow on the set, computed at a quarter of the size."""
+    """Return the darkness 0..1 of the product's shadow on the set, computed at a quarter of the size."""
     size = alpha.shape[0]
     small = Image.fromarray((alpha * 255).clip(0, 255).astype(np.uint8)).resize(
         (size // 4, size // 4), Image.Resampling.BOX
@@ -266,7 +266,7 @@ def _reflect(scene: np.ndarray, layer: np.ndarray, strength: float) -> None:
 
 
 def _develop(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Exposure, white balance, a shoulder for the highlights and a trace of sensor noise."""
+    """Apply exposure, white balance, a shoulder for the highlights and a trace of sensor noise."""
     size = picture.shape[1]
     gain = (rng.uniform(0.95, 1.05) * (1 + rng.uniform(-0.025, 0.025, 3))).astype(np.float32)
     top, left = int(rng.integers(256)), int(rng.integers(256))

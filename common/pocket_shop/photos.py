@@ -1,4 +1,4 @@
-"""Product photos of the pocket shop: one drawn picture from the facts of a product.
+"""Draw the product photos of the pocket shop from the facts of the products.
 
 `draw_photo` draws one, `draw_catalogue` writes many. A photo shows what the catalogue's text may leave out: the
 category (a shape), the colour, the material and the pattern, each under changing light, pose and surroundings.

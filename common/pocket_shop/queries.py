@@ -1,4 +1,4 @@
-"""Makes the shoppers' queries: seven kinds, each with an intent behind it, in shoppers' words."""
+"""Draw the shoppers' queries: seven kinds, each with an intent behind it, in shoppers' words."""
 
 from __future__ import annotations
 

@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-from common.pocket_shop.fields import (
-    ball,
-    between,
-    blob,
-    box,
-    capsule,
-    circle,
-    ellipse,
-    polygon,
-    strand,
-)
+from common.pocket_shop.fields import ball, between, blob, box, capsule, circle, ellipse, polygon, strand
 from common.pocket_shop.sketch import Sketch
 
 

@@ -7,7 +7,7 @@ from common.pocket_shop.sketch import Sketch
 
 
 def _hang(p: Sketch, shoulder: float, share: float = 0.45) -> None:
-    """A garment lies flat, or hangs on a wall, some of them on a hanger. Its neck is at y = 1, x = 0."""
+    """Lay the garment flat, or hang it on a wall, sometimes on a hanger. Its neck is at y = 1, x = 0."""
     p.stage, p.spin = p.pick("flat", "wall"), 5
     if p.stage == "wall" and p.chance(share * 2):
         hook = [(0, 1.0), (0, 1.14), (0.09, 1.2), (0.06, 1.3), (-0.04, 1.29)]
@@ -18,19 +18,19 @@ def _hang(p: Sketch, shoulder: float, share: float = 0.45) -> None:
 def _sleeves(
     p: Sketch, shoulder: float, reach: tuple[float, float], wide: float, cuff: float, tone: float = 0.94
 ) -> None:
-    """Two sleeves from the shoulder to `reach` (x, y)."""
+    """Lay two sleeves from the shoulder to `reach` (x, y)."""
     x, y = reach
     p.add(capsule(shoulder - wide * 0.7, 0.86 - wide * 0.7, x, y, wide, cuff).mirror(), tone=tone, edge=0.14)
 
 
 def _torso(p: Sketch, shoulder: float, chest: float, waist: float, hem: float, low: float, neck: float = 0.2) -> None:
-    """The body of a top from the neck down to `low`."""
+    """Lay the body of a top from the neck down to `low`."""
     outline = [(neck, 1.0), (shoulder, 0.88), (chest, 0.5), (waist, 0.1), (hem, low), (0, low - 0.03)]
     p.add(polygon(symmetric([(0, 0.97), *outline]), 0.015), edge=0.22, bulge=0.8)
 
 
 def _neckline(p: Sketch, neck: float, deep: float, pointed: bool = False) -> None:
-    """The dark inside of the neck."""
+    """Lay the dark inside of the neck."""
     hole = polygon([(-neck, 1.01), (neck, 1.01), (0, 1 - deep)]) if pointed else ellipse(0, 1.0, neck, deep)
     p.add((hole & box(-1, 0, 1, 1.012)).grow(0.03), tone=0.85, plain=True, edge=0.03)
     p.add(hole & box(-1, 0, 1, 1.012), tone=0.45, plain=True, edge=0.03)
@@ -145,7 +145,7 @@ def hoodie(p: Sketch) -> None:
 
 
 def _legs(p: Sketch, hip: float, low: float, hem: float, apart: float) -> None:
-    """Two trouser legs from the waist (y = 1) to `low`."""
+    """Lay two trouser legs from the waist (y = 1) to `low`."""
     p.add(
         polygon(
             symmetric([(0, 1.0), (hip * 0.82, 1.0), (hip, 0.55), (apart + hem, low), (apart - hem, low), (0.015, 0.42)])

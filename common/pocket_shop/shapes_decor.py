@@ -7,7 +7,7 @@ from common.pocket_shop.sketch import Sketch
 
 
 def _shade(p: Sketch, low: float, high: float, wide: float, narrow: float) -> None:
-    """A lamp shade with its light spilling out below."""
+    """Lay a lamp shade with its light spilling out below."""
     cloth = "linen" if p.made_of("ceramic", "brass", "linen", "bamboo") else None
     p.add(ellipse(0, low, wide * 0.97, wide * 0.17), "lamp", glow=1)
     p.add(lathe([(low, wide), (high, narrow)], smooth=False), material=cloth, tone=1.05)

@@ -7,7 +7,7 @@ from common.pocket_shop.sketch import Sketch
 
 
 def _upholstered(p: Sketch, w: float, seats: int, back: float) -> None:
-    """A seat with arms; the cushions are as many as the seats."""
+    """Lay a seat with arms; the cushions are as many as the seats."""
     arm, high = p.vary(0.16, 0.26), p.vary(0.58, 0.74)
     p.legs((-w + 0.08, w - 0.08), 0.2, 0.04, 0.03, p.pick("wood", "dark", "metal"))
     p.add(box(-w + 0.05, 0.2, w - 0.05, back, p.vary(0.06, 0.2)), edge=0.2)
@@ -90,7 +90,7 @@ def bench(p: Sketch) -> None:
 
 
 def _table(p: Sketch, w: float, high: float, deep: float, thick: float = 0.08) -> None:
-    """A rectangular table top on four legs, seen from a little above."""
+    """Lay a rectangular table top on four legs, seen from a little above."""
     inset = deep * 0.55
     p.legs((-w + inset + 0.05, w - inset - 0.05), high, 0.04, foot=deep * 0.6)
     p.legs((-w + 0.12, w - 0.12), high, 0.055, p.vary(0, 0.08))
@@ -133,7 +133,7 @@ def coffee_table(p: Sketch) -> None:
 
 
 def _handles(p: Sketch, places: list[tuple[float, float]]) -> None:
-    """The same knob or pull at all places."""
+    """Lay the same knob or pull at all places."""
     slot, knobs = p.pick("metal", "gold", "dark"), p.chance()
     for x, y in places:
         figure = circle(x, y, 0.035) if knobs else box(x - 0.07, y - 0.015, x + 0.07, y + 0.015, 0.01)

@@ -7,7 +7,7 @@ from common.pocket_shop.sketch import Sketch
 
 
 def _rim(p: Sketch, y: float, w: float, wall: float = 0.05, flat: float = 0.18, inside: str = "main") -> None:
-    """The open top of a round vessel: its rim and the hollow below."""
+    """Lay the open top of a round vessel: its rim and the hollow below."""
     p.add(ellipse(0, y, w, w * flat), tone=1.08, plain=True, edge=0.03)
     p.add(
         ellipse(0, y - 0.01, w - wall, (w - wall) * flat * 0.9),

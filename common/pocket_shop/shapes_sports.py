@@ -195,7 +195,7 @@ def yoga_mat(p: Sketch) -> None:
 
 
 def _patch(x: float, y: float, r: float, turn: float, squash: float = 1.0) -> list[tuple[float, float]]:
-    """A pentagon whose breadth shrinks towards the rim of the ball."""
+    """Lay a pentagon whose breadth shrinks towards the rim of the ball."""
     c, s = cos(turn), sin(turn)
     points = [(r * squash * cos(2 * pi * k / 5), r * sin(2 * pi * k / 5)) for k in range(5)]
     return [(x + c * u - s * v, y + s * u + c * v) for u, v in points]
@@ -338,19 +338,9 @@ def skateboard(p: Sketch) -> None:
     p.stage, p.spin, w = "flat", 35, p.vary(0.27, 0.33)
     wheels = p.pick("light", "red", "lamp", "dark")
     for y in (-0.75, 0.75):
-        p.add(
-            capsule(-w - 0.07, y, w + 0.07, y, 0.09),
-            wheels,
-            material="rubber",
-            edge=0.08,
-        )
+        p.add(capsule(-w - 0.07, y, w + 0.07, y, 0.09), wheels, material="rubber", edge=0.08)
     p.add(capsule(0, -1.0, 0, 1.0, w), edge=0.1)
     for y in (-0.75, 0.75):
         p.add(box(-0.12, y - 0.16, 0.12, y + 0.16, 0.03), "metal", edge=0.05)
         p.add(capsule(-w + 0.06, y, w - 0.06, y, 0.045), "metal", edge=0.04)
-        p.add(
-            box(-w - 0.08, y - 0.1, -w + 0.06, y + 0.1, 0.05).mirror(),
-            wheels,
-            material="rubber",
-            edge=0.06,
-        )
+        p.add(box(-w - 0.08, y - 0.1, -w + 0.06, y + 0.1, 0.05).mirror(), wheels, material="rubber", edge=0.06)

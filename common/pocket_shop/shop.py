@@ -1,4 +1,4 @@
-"""Builds the pocket shop's catalogue from facts, words, photos, queries and judgements."""
+"""Build the pocket shop's catalogue from facts, words, photos, queries and judgements."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def build_catalogue(
     if photos:
         tables["images"] = _photographed(folder, facts, photo_size, seed)
         tables |= _put_together(facts, products, outfits, seed)
-    return Catalogue.from_tables("pocket_shop", folder=folder, look_at_images=False, **tables)
+    return Catalogue.from_tables("pocket_shop", folder=folder, verify_images=False, **tables)
 
 
 def _written(facts: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""A product being drawn: the parts of its picture and what they are made of."""
+"""Collect the parts of a product's picture and what they are made of."""
 
 from __future__ import annotations
 
@@ -69,19 +69,19 @@ class Sketch:
     repeat: float = 0.25
 
     def vary(self, low: float, high: float) -> float:
-        """A proportion of this specimen, between low and high."""
+        """Return a proportion of this specimen, between low and high."""
         return float(self.rng.uniform(low, high))
 
     def chance(self, share: float = 0.5) -> bool:
-        """Whether this specimen has something that a share of them has."""
+        """Return whether this specimen has something that this share of specimens has."""
         return bool(self.rng.random() < share)
 
     def pick(self, *options):
-        """One of several variants."""
+        """Return one of several variants."""
         return options[int(self.rng.integers(len(options)))]
 
     def made_of(self, *materials: str) -> bool:
-        """Whether the product's material is one of these."""
+        """Return whether the product's material is one of these."""
         return self.material in materials
 
     def add(
@@ -113,7 +113,7 @@ class Sketch:
     def block(
         self, x0: float, y0: float, x1: float, y1: float, depth: tuple[float, float], slot: str = "main", **more
     ) -> None:
-        """A box seen from the front with its top and its right (left, if depth[0] < 0) side."""
+        """Add a box seen from the front with its top and its right (left, if depth[0] < 0) side."""
         dx, dy = depth
         side = x1 if dx > 0 else x0
         if dy:
@@ -132,13 +132,13 @@ class Sketch:
         slot: str = "frame",
         foot: float = 0.0,
     ) -> None:
-        """Straight legs from `top` down to `foot`, leaning outwards by `splay`."""
+        """Add straight legs from `top` down to `foot`, leaning outwards by `splay`."""
         for x in xs:
             lean = splay if x > 0 else -splay
             self.add(capsule(x, top, x + lean, foot, r, r * 0.75), slot, edge=r, plain=True)
 
     def bounds(self) -> Bounds:
-        """The box around all parts."""
+        """Return the box around all parts."""
         boxes = np.array([part.figure.bounds for part in self.parts])
         return (*map(float, boxes[:, :2].min(0)), *map(float, boxes[:, 2:].max(0)))
 

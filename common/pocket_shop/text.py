@@ -1,4 +1,4 @@
-"""Writes what the catalogue says about each product: titles, descriptions and columns, with the gaps of a real feed."""
+"""Write what the catalogue says about each product: titles, descriptions and columns, with a real feed's gaps."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _write(row: tuple) -> tuple[str | None, ...]:
 
 
 def _extras(leaf: Leaf, bits: int, die: list[int]) -> list[str]:
-    """A careful merchandiser adds what shoppers say: another name for the thing (one in eight), a use (one in six)."""
+    """Add what a careful merchandiser adds: another name for the thing (one in eight), a use (one in six)."""
     extras = []
     if die[8] % 8 == 1:
         extras.append(f"Also known as {_pick(leaf.shopper + leaf.jargon, die[9])}.")

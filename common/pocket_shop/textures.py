@@ -1,8 +1,4 @@
-"""Seamless textures for the product photos: float32 tiles of [TILE, TILE] values in about -1..1 with mean zero.
-
-Each is drawn once a process from a fixed seed and then only looked up. All of them repeat without a seam, so that a
-tile covers any surface.
-"""
+"""Make seamless textures for the product photos: float32 tiles of [TILE, TILE] values in about -1..1 with mean zero."""
 
 from __future__ import annotations
 
@@ -33,7 +29,7 @@ def look_up(name: str, x: np.ndarray, y: np.ndarray, tiles: float, offset: tuple
 
 
 def _noise(slope: float, seed: int, stretch: tuple[float, float] = (1, 1)) -> np.ndarray:
-    """Noise whose spectrum falls like frequency^-slope; stretch > 1 makes it long in that direction (x, y)."""
+    """Return noise whose spectrum falls like frequency^-slope; stretch > 1 makes it long in that direction (x, y)."""
     white = np.random.default_rng(seed).standard_normal((TILE, TILE)).astype(np.float32)
     fy, fx = np.fft.fftfreq(TILE) * TILE, np.fft.rfftfreq(TILE) * TILE
     f = np.sqrt((fx[None] * stretch[0]) ** 2 + (fy[:, None] * stretch[1]) ** 2)
@@ -43,7 +39,7 @@ def _noise(slope: float, seed: int, stretch: tuple[float, float] = (1, 1)) -> np
 
 
 def _cells(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distances to the nearest and the second nearest of random points (Worley noise)."""
+    """Return distances to the nearest and the second nearest of random points (Worley noise)."""
     spots = np.random.default_rng(seed).random((count, 2), dtype=np.float32)
     first = np.full((TILE, TILE), 9, np.float32)
     second = first.copy()
@@ -101,7 +97,7 @@ def _threads(count: int, irregular: float, seed: int) -> np.ndarray:
 
 
 def _basket(count: int) -> np.ndarray:
-    """Round canes that pass over and under stakes."""
+    """Return round canes that pass over and under stakes."""
     row, column = (_V * count).astype(int), (_U * count / 2).astype(int)
     v, u = _V * count - row - 0.5, _U * count / 2 - column - 0.5
     cane = np.sqrt(np.clip(1 - (2.05 * v) ** 2, 0, 1))
@@ -110,7 +106,7 @@ def _basket(count: int) -> np.ndarray:
 
 
 def _knit(count: int) -> np.ndarray:
-    """Columns of V-shaped stitches."""
+    """Return columns of V-shaped stitches."""
     u = (_U * count) % 1 - 0.5
     v = (_V * count * 1.0 + 0.9 * np.abs(u)) % 1 - 0.5
     stitch = np.sqrt(np.clip(1 - (2 * v) ** 2, 0, 1)) * np.clip(1.15 - (4 * (np.abs(u) - 0.25)) ** 2, 0, 1)

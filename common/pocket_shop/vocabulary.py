@@ -1,9 +1,4 @@
-"""The words of the pocket shop: what the catalogue writes, and what shoppers say for the same thing.
-
-Every fact (a colour, a material, a pattern, a feature) has *catalogue words*, which titles and descriptions use, and
-*shoppers' words*, which queries use. Where the two lists share no word, keyword search alone cannot find the product:
-that gap, the vocabulary mismatch, is what most of this course is about.
-"""
+"""Define the words of the pocket shop: what the catalogue writes, and what shoppers say for the same thing."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import artifacts as module
-from common.artifacts import Artifacts, RunFolder, fingerprint, jsonable
+from common.artifacts import Artifacts, fingerprint, jsonable
 from common.errors import CourseError, MissingArtifact
 
 CHAPTER = "chapter01_baseline"
@@ -150,21 +150,6 @@ def test_reuse_only_what_would_come_out_the_same(shop, monkeypatch):
     assert shop.reuse(CHAPTER, "reindex", config=Config(), inputs={"data": newer}) is None
     monkeypatch.setattr(module, "code_digest", lambda chapter: "edited since")
     assert shop.reuse(CHAPTER, "reindex", config=Config(), inputs={"data": data}) is None
-
-
-def test_as_of_a_run_what_it_was_made_from_is_in_force_and_nothing_newer(shop):
-    def run(step: str, **inputs) -> RunFolder:
-        with shop.new_run(CHAPTER, step, config=Config(), inputs=inputs):
-            pass
-        return shop.current(CHAPTER, step)
-
-    data = run("data")
-    evaluation = run("evaluate", index=run("reindex", data=data))
-    newer = run("data")
-    run("choose", data=newer)
-    then = shop.as_of(evaluation.name)
-    assert set(then.runs) == {f"{CHAPTER}/{step}" for step in ("data", "reindex", "evaluate")}
-    assert then.current(CHAPTER, "data").name == data.name != newer.name == shop.current(CHAPTER, "data").name
 
 
 @pytest.fixture

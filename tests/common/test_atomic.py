@@ -86,11 +86,7 @@ def test_a_complete_folder_is_kept_and_an_error_leaves_none(tmp_path):
 
 @pytest.mark.parametrize(
     "before_pause",
-    [
-        "pass",
-        "temporary.write_text('ha')",
-        "temporary.write_text('new'); atomic.os.replace = lambda *_: pause()",
-    ],
+    ["pass", "temporary.write_text('ha')", "temporary.write_text('new'); atomic.os.replace = lambda *_: pause()"],
     ids=["nothing written", "half written", "written, not yet moved"],
 )
 @pytest.mark.parametrize("old", [None, "old"])

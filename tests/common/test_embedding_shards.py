@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import shutil
 import subprocess
 import sys
@@ -21,10 +20,9 @@ from common.catalogue import Catalogue, product_text
 from common.embedding_shards import iterate_shards, load_embeddings
 from common.errors import CourseError, MissingArtifact
 from common.index import DenseIndex
+from tests.common.stand_in import ROUNDING, embed, stand_in, write_products
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
-TOY = runpy.run_path(str(STAND_IN))
-embed, stand_in, write_products = TOY["embed"], TOY["stand_in"], TOY["write_products"]
 
 
 @pytest.fixture
@@ -52,7 +50,7 @@ def test_the_folder_holds_what_one_call_gives(products, tmp_path):
     assert ids == table["product_id"].to_pylist()
     assert embeddings.encoder_id == expected.encoder_id == shards.plan.encoder_id
     assert embeddings.vectors.dtype == np.float32
-    np.testing.assert_allclose(embeddings.vectors, expected.vectors, atol=3 * TOY["ROUNDING"])
+    np.testing.assert_allclose(embeddings.vectors, expected.vectors, atol=3 * ROUNDING)
     assert (embeddings.vectors != expected.vectors).any(), "the stand-in should notice who is encoded together"
     assert shards.plan.rows == [10, 10, 10, 10, 10, 3]
     assert all(np.load(file).shape[1] == 8 for file in tmp_path.glob("out/vectors/*/vectors.npy"))
@@ -182,7 +180,7 @@ def test_a_damaged_shard_is_refused_and_only_that_one_made_again(products, tmp_p
 
 def test_a_shard_that_is_missing_is_counted(products, tmp_path):
     out = embed(products, tmp_path / "out", 10, part=1, of=3).folder
-    with pytest.raises(CourseError, match="4 of 6 shards are not there yet; run the command"):
+    with pytest.raises(CourseError, match="4 of 6 shards are missing; run the command"):
         iterate_shards(out)
     with pytest.raises(MissingArtifact, match=r"python -m common\.sharded_embedding"):
         load_embeddings(tmp_path)
@@ -227,7 +225,7 @@ def test_a_folder_of_something_else_is_refused(products, tmp_path, change, messa
         ({"product_id": pa.array([], pa.string()), "text": pa.array([], pa.string())}, "holds no products"),
         ({"product_id": ["a"], "text": [["t"]]}, "cannot be read as parquet with text"),
         (b"not parquet", "cannot be read as parquet"),
-        (None, "is no catalogue and no parquet; give one of pocket_shop"),
+        (None, "is neither a catalogue nor parquet; give one of pocket_shop"),
     ],
 )
 def test_an_input_that_cannot_be_read_leaves_nothing(tmp_path, columns, message):
@@ -246,7 +244,7 @@ def test_half_a_shard_is_not_written(products, tmp_path):
     half = {"shard": np.array([0] * 5), "product_id": np.array(["x"] * 5), "vector": np.ones((5, 8))}
     with pytest.raises(ValueError, match="shard 0: 5 of its 10 rows"):
         shards.write(half)
-    assert not shards.is_there(0)
+    assert not shards.exists(0)
 
 
 def test_a_process_that_was_faster_is_not_overruled(products, tmp_path, monkeypatch):

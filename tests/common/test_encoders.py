@@ -10,9 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from common import devices, encoders, engines
+from common import devices, encoders, engines, progress
 from common.devices import Placement, choose_placement
-from common.embedding_cache import SMALLEST_SHARD, EmbeddingCache
+from common.embedding_cache import MIN_SHARD, EmbeddingCache
 from common.encoders import load_text_encoder, packaged_minilm
 from common.engines import batches_by_length, load_sentence_transformer, pad
 from common.errors import CourseError
@@ -90,14 +90,8 @@ def test_equal_texts_have_equal_vectors_and_are_encoded_once(minilm, monkeypatch
 
 def test_many_chunks_are_put_together(minilm, monkeypatch):
     texts = some_texts(9)
-    monkeypatch.setattr(encoders, "TEXTS_A_CHUNK", 4)
+    monkeypatch.setattr(encoders, "TEXTS_PER_CHUNK", 4)
     assert cosines(minilm.encode(texts).vectors, naive(packaged_minilm(), texts)).min() > 0.998
-
-
-def test_no_texts_give_no_vectors(minilm):
-    embeddings = minilm.encode([])
-    assert embeddings.vectors.shape == (0, 384)
-    assert embeddings.encoder_id == minilm.encoder_id
 
 
 def test_ten_megabytes_are_cut_before_the_tokeniser_sees_them(minilm):
@@ -108,18 +102,14 @@ def test_ten_megabytes_are_cut_before_the_tokeniser_sees_them(minilm):
     assert cosines(vector, minilm.encode([long[:20_000]]).vectors).min() > 0.9999
 
 
-def test_half_a_surrogate_pair_is_encoded(minilm):
+def test_no_texts_give_no_vectors_and_half_a_surrogate_pair_is_encoded(minilm):
+    assert minilm.encode([]).vectors.shape == (0, 384) and minilm.encode([]).encoder_id == minilm.encoder_id
     assert np.isfinite(minilm.encode(["half \ud83d pair"]).vectors).all()
 
 
 @pytest.mark.parametrize(
     ("texts", "message"),
-    [
-        ("one text", "must be a list"),
-        (None, "must be a list"),
-        (["a", None], "text 1 is NoneType"),
-        ([1.5], "text 0 is float"),
-    ],
+    [("one text", "a list"), (None, "a list"), (["a", None], "text 1 is NoneType"), ([1.5], "text 0 is float")],
 )
 def test_what_is_no_text_is_refused(minilm, texts, message):
     with pytest.raises(CourseError, match=message):
@@ -158,7 +148,7 @@ def test_the_id_tells_weights_length_engine_and_precision_apart(tower, tmp_path,
     name = sorted(weights)[0]
     weights[name] = weights[name] + 1e-3
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
-    monkeypatch.setattr(torch_cuda(), "is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     ids = []
     for native in ("avx512_bf16", None):
         monkeypatch.setattr(devices, "native_bfloat16", lambda native=native: native)
@@ -166,12 +156,6 @@ def test_the_id_tells_weights_length_engine_and_precision_apart(tower, tmp_path,
     ids.append(load_text_encoder(str(tower), engine="torch", max_length=9).encoder_id)
     assert len(set(ids)) == 5
     assert load_text_encoder(str(tower), engine="torch").encoder_id == ids[2]
-
-
-def torch_cuda():
-    import torch
-
-    return torch.cuda
 
 
 def test_a_model_that_cannot_be_converted_runs_in_torch_and_says_why(tower, tmp_path, monkeypatch):
@@ -216,8 +200,8 @@ def test_a_conversion_that_disagrees_is_refused(tower, tmp_path, monkeypatch):
 
 
 def test_the_choice_is_announced_once(tower, capsys, monkeypatch):
-    monkeypatch.setattr(encoders, "somebody_watches", lambda: True)
-    encoders._announce.cache_clear()
+    monkeypatch.setattr(progress, "is_interactive", lambda: True)
+    progress.announce.cache_clear()
     for _ in range(2):
         encoder = load_text_encoder(str(tower), engine="torch")
     assert capsys.readouterr().err.count(encoder.reason) == 1
@@ -225,11 +209,9 @@ def test_the_choice_is_announced_once(tower, capsys, monkeypatch):
 
 @pytest.mark.parametrize(("native", "precision"), [("avx512_bf16", "bfloat16"), (None, "float32")])
 def test_half_precision_only_where_the_cpu_has_it(monkeypatch, native, precision):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {native: True} if native else {"avx2": True})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {native: True} if native else {"avx2": True})
     for engine in ("auto", "torch"):
         placement = choose_placement(engine)
         assert (placement.device, placement.precision) == ("cpu", precision)
@@ -254,7 +236,7 @@ def test_other_weights_in_the_package_are_refused(tmp_path):
 def test_what_is_no_model_is_refused(tmp_path, tower):
     with pytest.raises(CourseError, match=r"no \*\.safetensors"):
         load_text_encoder(str(tmp_path))
-    with pytest.raises(CourseError, match="no model folder and no hub name"):
+    with pytest.raises(CourseError, match="neither a model folder nor a hub name"):
         load_text_encoder("no-such-model")
     with pytest.raises(CourseError, match="cannot be fetched from the hub"):
         load_text_encoder("owner/model")
@@ -283,15 +265,15 @@ def test_padding_is_masked():
 
 
 def test_cached_texts_are_not_encoded_again(tower, tmp_path, monkeypatch):
-    texts = some_texts(2 * SMALLEST_SHARD)
-    first = load_text_encoder(str(tower), engine="torch", cache=tmp_path).encode(texts[:SMALLEST_SHARD]).vectors
+    texts = some_texts(2 * MIN_SHARD)
+    first = load_text_encoder(str(tower), engine="torch", cache=tmp_path).encode(texts[:MIN_SHARD]).vectors
     again = load_text_encoder(str(tower), engine="torch", cache=tmp_path)
     sent = []
     embed = again._engine.embed
     monkeypatch.setattr(again._engine, "embed", lambda texts, advance: sent.extend(texts) or embed(texts, advance))
     mixed = again.encode([texts[at] for at in range(len(texts) - 1, -1, -1)]).vectors[::-1]
-    assert sorted(sent) == sorted(texts[SMALLEST_SHARD:])
-    assert (mixed[:SMALLEST_SHARD] == first).all()
+    assert sorted(sent) == sorted(texts[MIN_SHARD:])
+    assert (mixed[:MIN_SHARD] == first).all()
     uncached = load_text_encoder(str(tower), engine="torch").encode(texts).vectors
     assert cosines(mixed, uncached).min() > 0.9999
     sent.clear()
@@ -300,8 +282,8 @@ def test_cached_texts_are_not_encoded_again(tower, tmp_path, monkeypatch):
 
 
 def test_a_damaged_shard_is_encoded_again_and_a_few_texts_are_not_kept(tmp_path):
-    texts = [f"text {at}" for at in range(SMALLEST_SHARD)]
-    vectors = np.random.default_rng(0).normal(size=(SMALLEST_SHARD, 4)).astype(np.float32)
+    texts = [f"text {at}" for at in range(MIN_SHARD)]
+    vectors = np.random.default_rng(0).normal(size=(MIN_SHARD, 4)).astype(np.float32)
     cache = EmbeddingCache(tmp_path, 4)
     cache.add(texts[:-1], vectors[:-1])
     assert len(cache) == 0
@@ -314,7 +296,7 @@ def test_a_damaged_shard_is_encoded_again_and_a_few_texts_are_not_kept(tmp_path)
     assert len(EmbeddingCache(tmp_path, 4)) == 0
     repaired = EmbeddingCache(tmp_path, 4)
     repaired.add(texts, vectors)
-    assert len(EmbeddingCache(tmp_path, 4)) == SMALLEST_SHARD
+    assert len(EmbeddingCache(tmp_path, 4)) == MIN_SHARD
     assert len(EmbeddingCache(tmp_path, 5)) == 0, "vectors of another dimension were taken"
 
 

@@ -16,21 +16,8 @@ from common.search import Hits
 from course.benchmarks import evaluation as benchmark
 
 PRODUCTS = [f"p{i}" for i in range(12)]
-SMALL_METRICS = (
-    "nDCG@1",
-    "nDCG@3",
-    "nDCG@10",
-    "R@1",
-    "R@3",
-    "R@10",
-    "P@1",
-    "P@3",
-    "P@10",
-    "MRR",
-    "MAP",
-    "Judged@3",
-    "Judged@10",
-)
+SMALL_METRICS = tuple(f"{name}@{k}" for name in ("nDCG", "R", "P") for k in (1, 3, 10))
+SMALL_METRICS += ("MRR", "MAP", "Judged@3", "Judged@10")
 
 
 def naive(
@@ -97,14 +84,8 @@ CASES = st.lists(st.tuples(ROWS, GRADES), min_size=1, max_size=4)
 def test_equal_to_the_formulas(cases, gains, judged_only):
     names = [f"q{i}" for i in range(len(cases))]
     judgements = make_judgements(dict(zip(names, (grades for _, grades in cases), strict=True)))
-    got = evaluate(
-        make_hits([row for row, _ in cases]),
-        names,
-        judgements,
-        metrics=SMALL_METRICS,
-        gains=gains,
-        judged_only=judged_only,
-    )
+    options = {"metrics": SMALL_METRICS, "gains": gains, "judged_only": judged_only}
+    got = evaluate(make_hits([row for row, _ in cases]), names, judgements, **options)
     assert list(got.columns) == list(SMALL_METRICS) and list(got.index) == names and got.index.name == "query_id"
     for name, (row, grades) in zip(names, cases, strict=True):
         want = naive(naive_ranking(row), grades, GAINS[gains], judged_only)
@@ -121,11 +102,8 @@ def test_which_other_metrics_are_asked_for_does_not_matter(row, grades, metric, 
 
 
 def test_the_condensed_list_reaches_below_the_cutoff():
-    hits = ranked_hits(["x", "y", "z", "good"])
-    assert (
-        evaluate(hits, ["q"], make_judgements({"q": {"good": 3}}), metrics=["R@1"], judged_only=True).loc["q", "R@1"]
-        == 1.0
-    )
+    hits, judgements = ranked_hits(["x", "y", "z", "good"]), make_judgements({"q": {"good": 3}})
+    assert evaluate(hits, ["q"], judgements, metrics=["R@1"], judged_only=True).loc["q", "R@1"] == 1.0
 
 
 @settings(deadline=None)
@@ -169,28 +147,19 @@ def test_moving_a_better_product_up_never_lowers_a_metric(order, grades, i, j, g
     better_is_now_higher = lower > upper
     before, after = ranked_hits(order), ranked_hits(swapped)
     judgements, metrics = make_judgements({"q": grades}), ["nDCG@3", "nDCG@10", "R@3", "P@3", "MRR", "MAP"]
-    change = evaluate(after, ["q"], judgements, metrics=metrics, gains=gains) - evaluate(
-        before, ["q"], judgements, metrics=metrics, gains=gains
-    )
+    was, became = (evaluate(hits, ["q"], judgements, metrics=metrics, gains=gains) for hits in (before, after))
+    change = became - was
     assert ((change if better_is_now_higher else -change) >= -1e-12).all(axis=None)
 
 
 @pytest.mark.parametrize("gains", sorted(GAINS))
 def test_perfect_run_scores_one_and_worst_run_zero(gains):
     grades = {"p0": 3, "p1": 3, "p2": 2, "p3": 1, "p4": 0}
-    judgements = make_judgements({"q": grades})
-    perfect = evaluate(
-        ranked_hits(["p0", "p1", "p2", "p3", "p4"]),
-        ["q"],
-        judgements,
-        gains=gains,
-        metrics=("nDCG@10", "R@5", "P@1", "MRR", "MAP"),
-    )
+    judgements, options = make_judgements({"q": grades}), {"gains": gains}
+    options["metrics"] = ("nDCG@10", "R@5", "P@1", "MRR", "MAP")
+    perfect = evaluate(ranked_hits(["p0", "p1", "p2", "p3", "p4"]), ["q"], judgements, **options)
     assert perfect.loc["q"].to_dict() == pytest.approx(dict.fromkeys(perfect.columns, 1.0), abs=1e-12)
-    worst = evaluate(
-        ranked_hits(["p4", "x", "y"]), ["q"], judgements, gains=gains, metrics=("nDCG@10", "R@5", "P@1", "MRR", "MAP")
-    )
-    assert (worst == 0.0).all(axis=None)
+    assert (evaluate(ranked_hits(["p4", "x", "y"]), ["q"], judgements, **options) == 0.0).all(axis=None)
 
 
 def test_ideal_is_built_from_all_judged_products_not_from_the_retrieved_ones():
@@ -207,9 +176,8 @@ def test_map_divides_by_all_relevant_products_and_counts_queries_without_a_hit()
 
 
 def test_a_run_without_any_hit_scores_zero():
-    assert (evaluate(make_hits([[], []]), ["a", "b"], make_judgements({"a": {"p": 3}, "b": {"p": 3}})) == 0.0).all(
-        axis=None
-    )
+    judgements = make_judgements({"a": {"p": 3}, "b": {"p": 3}})
+    assert (evaluate(make_hits([[], []]), ["a", "b"], judgements) == 0.0).all(axis=None)
 
 
 def test_a_query_without_relevant_products_scores_zero():

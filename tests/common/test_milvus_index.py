@@ -8,6 +8,7 @@ import fcntl
 import inspect
 import socket
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -22,29 +23,18 @@ from common.index import DenseIndex, DenseSearcher
 from common.milvus_filter import product_filter, quoted
 from common.milvus_index import MilvusIndex
 from common.search import Searcher
+from tests.common import index_toys
+from tests.common.index_toys import DIMENSION, LengthEncoder, names, recall, unit
 
 pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")
-DIMENSION = 16
 
-
-def unit(rows, seed=0, dimension=DIMENSION, encoder_id="encoder"):
-    vectors = np.random.default_rng(seed).normal(size=(rows, dimension)).astype(np.float32)
-    return Embeddings(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), encoder_id)
+assert_same = partial(index_toys.assert_same, atol=1e-5)
 
 
 def with_ties(rows, distinct, seed=0):
     drawn = np.random.default_rng(seed).integers(0, distinct, rows)
     return Embeddings(unit(distinct, seed).vectors[drawn], "encoder")
-
-
-def names(rows):
-    return [f"p{number}" for number in np.random.default_rng(0).permutation(rows)]
-
-
-def assert_same(found, expected):
-    assert found.ids.tolist() == expected.ids.tolist()
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -87,22 +77,22 @@ def test_calls_are_bounded_and_change_nothing(pair, monkeypatch):
         return call(self, method, *arguments, **options)
 
     monkeypatch.setattr(milvus_connection.MilvusConnection, "call", record)
-    monkeypatch.setattr(milvus_index, "VECTORS_A_CALL", 500)
-    monkeypatch.setattr(milvus_index, "IDS_A_FILTER", 90)
+    monkeypatch.setattr(milvus_index, "VECTORS_PER_CALL", 500)
+    monkeypatch.setattr(milvus_index, "IDS_PER_FILTER", 90)
     queries, allowed = unit(40, 5), faiss_index.ids[:200].tolist()
     found = index.search_vectors(queries, 10, allowed=allowed)
     assert_same(found, faiss_index.search_vectors(queries, 10, allowed=allowed))
     assert all(len(options["data"]) * options["limit"] <= 500 for _, options in calls)
     assert {options["filter"].count('"p') for _, options in calls} == {90, 20}
     calls.clear()
-    monkeypatch.setattr(milvus_index, "ROWS_A_CALL", 64)
+    monkeypatch.setattr(milvus_index, "ROWS_PER_CALL", 64)
     assert index.ids.tolist() == faiss_index.ids.tolist()
     assert calls[0][1]["batch_size"] == 64
 
 
 def test_more_ties_than_milvus_gives_are_cut_and_too_many_hits_refused(pair, monkeypatch):
     index, faiss_index = pair
-    monkeypatch.setattr(milvus_index, "MOST_CANDIDATES", 50)
+    monkeypatch.setattr(milvus_index, "MAX_CANDIDATES", 50)
     queries = Embeddings(faiss_index.vectors[:2], "encoder")
     found, exact = index.search_vectors(queries, 20), faiss_index.search_vectors(queries, 20)
     np.testing.assert_allclose(found.scores, exact.scores, atol=1e-5)
@@ -116,12 +106,6 @@ def graph(uri):
     products, ids, queries = unit(2000, dimension=48), names(2000), unit(60, 9, dimension=48)
     with MilvusIndex.build(products, ids, "hnsw", uri=uri, collection="graph", M=8, ef_construction=80) as index:
         yield index, DenseIndex.build(products, ids), queries
-
-
-def recall(found, exact):
-    return np.mean(
-        [len(set(a) & set(b) - {None}) / len(set(b) - {None}) for a, b in zip(found.ids, exact.ids, strict=True)]
-    )
 
 
 def test_hnsw_finds_nearly_what_flat_finds_and_more_with_a_larger_ef(graph, monkeypatch):
@@ -315,32 +299,23 @@ def test_an_index_without_products_finds_nothing(uri):
         assert index.search_vectors(unit(0), 3).ids.shape == (0, 3)
 
 
-class LengthEncoder:
-    """An encoder of our own: the vector of a text depends on its length only."""
-
-    encoder_id = "encoder"
-
-    def encode(self, texts, *, desc=None):
-        return Embeddings(unit(130, 7).vectors[[len(text) for text in texts]], self.encoder_id)
-
-
 def test_a_dense_searcher_takes_it_whole_or_narrowed(shop):
     index, faiss_index, table = shop
-    searcher, faiss_searcher = (DenseSearcher(LengthEncoder(), one) for one in (index, faiss_index))
+    searcher, faiss_searcher = (DenseSearcher(LengthEncoder(unit(130, 7)), one) for one in (index, faiss_index))
     assert isinstance(searcher, Searcher)
     queries, exclude = ["four", " ", "seven77"], [table.product_id[4:5], (), ()]
     found = searcher.search(queries, 4, exclude=exclude)
     assert_same(found, faiss_searcher.search(queries, 4, exclude=exclude))
-    found = DenseSearcher(LengthEncoder(), index.only(category="Garden")).search(queries, 40)
+    found = DenseSearcher(LengthEncoder(unit(130, 7)), index.only(category="Garden")).search(queries, 40)
     assert_same(found, faiss_searcher.search(queries, 40, allowed=twin(table, "Garden", None, None)))
 
 
 def test_another_encoder_is_refused(shop, pair):
-    with pytest.raises(CourseError, match="holds embeddings of 'encoder', not of 'other'"):
-        shop[0].search_vectors(unit(1, encoder_id="other"), 3)
-    with pytest.raises(CourseError, match="holds embeddings of 'encoder', not of 'other'"):
-        shop[0].upsert(unit(1, encoder_id="other"), ["new"])
-    with pytest.raises(CourseError, match="16 dimensions"):
+    other = unit(1, encoder_id="other")
+    for call in (lambda: shop[0].search_vectors(other, 3), lambda: shop[0].upsert(other, ["new"])):
+        with pytest.raises(CourseError, match="holds embeddings of 'encoder', not of 'other'"):
+            call()
+    with pytest.raises(CourseError, match="dimension 16"):
         shop[0].search_vectors(unit(1, dimension=8), 3)
     with pytest.raises(CourseError, match="k must be"):
         shop[0].search_vectors(unit(1), 0)
@@ -350,7 +325,7 @@ def test_another_encoder_is_refused(shop, pair):
 def test_a_new_build_takes_over_whole_and_the_old_index_says_so(uri, monkeypatch):
     old = MilvusIndex.build(unit(20), names(20), uri=uri, collection="switch")
     with monkeypatch.context() as patch:
-        patch.setattr(MilvusIndex, "_take_over", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(MilvusIndex, "_switch_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             MilvusIndex.build(unit(30, encoder_id="new"), names(30), uri=uri, collection="switch")
     with MilvusIndex.load(uri, "switch") as index:
@@ -485,21 +460,13 @@ def test_a_small_shop_by_minilm_is_found_as_by_faiss(uri):
     things = {"spade": "Garden > Tools", "hose": "Garden > Watering", "lamp": "Home", "mug": "Home > Kitchen"}
     colours = ["red", "dark green", "sky blue", "black", "off-white", "copper"]
     kinds = ["small", "children's", "heavy-duty", "folding", "antique"]
-    rows = [
-        (f"{kind} {colour} {thing}", path) for kind in kinds for colour in colours for thing, path in things.items()
-    ]
+    rows = [(f"{a} {b} {thing}", path) for a in kinds for b in colours for thing, path in things.items()]
     table = pd.DataFrame([*rows, *rows[:20]], columns=["title", "category"])  # twenty stand in the shop twice
     table["product_id"], table["price"] = names(140), np.arange(140) / 2
     encoder = load_text_encoder(engine="torch", max_length=32)
     embeddings = encoder.encode(table.title.tolist())
-    queries = [
-        "a spade for my daughter",
-        "green hose",
-        "cup for coffee",
-        "old lamp made of copper",
-        "navy",
-        "antique red mug",
-    ]
+    queries = ["a spade for my daughter", "green hose", "cup for coffee", "old lamp made of copper", "navy"]
+    queries.append("antique red mug")
     with MilvusIndex.build(
         embeddings, table.product_id, uri=uri, collection="minilm", categories=table.category, prices=table.price
     ) as index:

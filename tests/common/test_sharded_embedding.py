@@ -3,9 +3,6 @@ change."""
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +14,7 @@ from common.errors import CourseError
 from common.sharded_embedding import Embedder, ShardedEmbeddingConfig, main
 from course.bench import FIELDS
 from course.benchmarks import sharded_embedding as benchmark
+from tests.chapter02_two_tower.toy import tiny_encoder as build_tiny_encoder
 
 COUNT = 46
 WORDS = ["usb", "cable", "black", "leather", "chair", "garden", "5", "V", "adapter", "headphones", "größe", "電池"]
@@ -24,8 +22,7 @@ WORDS = ["usb", "cable", "black", "leather", "chair", "garden", "5", "V", "adapt
 
 @pytest.fixture(scope="module")
 def tiny_encoder(tmp_path_factory):
-    toy = Path(__file__).parents[1] / "chapter02_two_tower" / "toy.py"
-    return runpy.run_path(str(toy))["tiny_encoder"](tmp_path_factory.mktemp("tiny"))
+    return build_tiny_encoder(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +91,7 @@ def test_a_batch_keeps_its_other_columns(tiny_encoder):
 
 
 def test_another_encoder_than_the_others_is_refused(tiny_encoder):
-    with pytest.raises(CourseError, match=r"this machine makes vectors of 'encoder-24-torch.*the others of 'theirs'"):
+    with pytest.raises(CourseError, match=r"this machine's encoder is 'encoder-24-torch.*the others' is 'theirs'"):
         Embedder(tiny_encoder, runtime="torch", encoder_id="theirs")
 
 
@@ -152,7 +149,7 @@ def test_ray_takes_the_embedder_into_a_pipeline_of_its_own(config, tiny_encoder,
             fn_constructor_kwargs={"model": tiny_encoder, "runtime": "torch"},
         )
         rows = {row["product_id"]: row["vector"] for row in made.take_all()}
-        with pytest.raises(CourseError, match=r"ray: .*CourseError: .*no model folder and no hub name"):
+        with pytest.raises(CourseError, match=r"ray: .*CourseError: .*neither a model folder nor a hub name"):
             main(config(tmp_path / "out", engine="ray", model="nowhere"))
     finally:
         ray.shutdown()

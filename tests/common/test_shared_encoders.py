@@ -62,7 +62,7 @@ def test_in_a_block_what_has_one_key_is_loaded_once_and_outside_every_time():
     with shared_encoders(remember=3) as shared:
         first, again, other = load_shared("a", Loaded), load_shared("a", Loaded), load_shared("b", Loaded)
     assert first is again and first is not other and len(shared) == 2
-    assert first.memory.most == 3 and first.memory is not other.memory
+    assert first.memory.capacity == 3 and first.memory is not other.memory
     alone = load_shared("a", Loaded)
     assert alone is not first and alone.memory == "untouched"
 

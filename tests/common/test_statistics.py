@@ -126,7 +126,6 @@ def test_holm_corrects_a_family():
     [
         (lambda: summarise(pd.DataFrame({"MRR": []})), "no query"),
         (lambda: summarise(pd.DataFrame({"MRR": [1.0, np.nan]})), "not a finite number"),
-        (lambda: bootstrap_interval(np.ones(3), level=1.0), "level"),
         (lambda: bootstrap_interval(np.ones(3), rounds=0), "rounds"),
         (lambda: paired_randomisation_test(np.ones(3), np.ones(4)), "same queries"),
         (lambda: paired_randomisation_test(np.ones(3), np.zeros(3), rounds=0), "rounds"),

@@ -33,7 +33,7 @@ def test_what_came_after_the_checkpoint_is_cut_off(tmp_path):
     again.write(3, loss=3.5)
     again.close()
     assert read_log(path)["loss"].tolist() == [0, 1, 2, 3.5]
-    with pytest.raises(CourseError, match="holds 4 lines, the checkpoint speaks of 9"):
+    with pytest.raises(CourseError, match="holds 4 lines, the checkpoint counts 9"):
         TrainingLog(path, keep=9)
     assert len(read_log(path)) == 4, "a log that does not fit is left as it is"
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from common.catalogue import Catalogue
-from common.catalogue.images import LONGEST_SIDE, UnusableImage, check_image, check_images, open_image
+from common.catalogue.images import MAX_SIDE, UnusableImage, check_image, check_images, open_image
 from common.errors import CourseError
 
 
@@ -145,7 +145,7 @@ def test_open_image_is_rgb_upright_on_white_and_fits(tmp_path, draw):
     assert open_image(sideways).size == (20, 40)
     assert open_image(sideways, size=10).size == (5, 10)
     assert open_image(sideways).mode == "RGB"
-    assert LONGEST_SIDE < 30_000
+    assert MAX_SIDE < 30_000
 
 
 def test_a_phone_photo_with_a_second_frame_is_no_animation(tmp_path):
@@ -193,4 +193,4 @@ def test_a_picture_in_memory_is_opened_as_a_file_is():
     with pytest.raises(UnusableImage, match="picture in memory: 0 x 4 pixels"):
         open_image(Image.new("RGB", (0, 4)))
     with pytest.raises(UnusableImage, match="longer than"):
-        open_image(Image.new("1", (LONGEST_SIDE + 1, 1)))
+        open_image(Image.new("1", (MAX_SIDE + 1, 1)))

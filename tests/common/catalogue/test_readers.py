@@ -46,11 +46,7 @@ def test_bytes_that_are_not_utf8_set_their_row_aside(tmp_path):
         ("book.csv", b"PK\x03\x04 zip", "spreadsheet"),
         ("bad.parquet", b"PAR1 nothing", "not a readable Parquet"),
         ("bad.jsonl", "[1]\nnope\n", "no line is a JSON object.*line 1"),
-        (
-            "all_bad.csv",
-            b"product_id,title\n1,caf\xe9\n2,th\xe9\n",
-            "none of the 2 rows.*UTF-8",
-        ),
+        ("all_bad.csv", b"product_id,title\n1,caf\xe9\n2,th\xe9\n", "none of the 2 rows.*UTF-8"),
         ("column.csv", "product_id,titel\n1,mug\n", "column 'title' is missing"),
         ("ids.csv", "product_id,title\n1,mug\n1,cup\n", r"not unique: 1 ids.*\(1\).*own product_id"),
     ],
