@@ -1,4 +1,4 @@
-"""Decides on validation queries how much a picture counts beside the text, and with that all that chapter 1 chooses.
+"""Choose on validation queries how much a picture counts beside the text, and then all that chapter 1 chooses.
 
 `python -m chapter03_multimodal.choose`
 """
@@ -15,6 +15,7 @@ from chapter01_baseline.choose import Choices, evaluation_judgements, judged_que
 from chapter01_baseline.fusion import choose_weight
 from chapter01_baseline.reindex import load_indices, save_vectors
 from chapter02_two_tower.reindex import Towers, load_towers
+from chapter02_two_tower.systems import TWO_TOWERS_BM25_FEEDBACK
 from chapter02_two_tower.systems import systems as text_systems
 from chapter03_multimodal.joint import JointEncoder, joint_towers
 from chapter03_multimodal.reindex import PictureIndices, load_pictures
@@ -32,10 +33,10 @@ CHAPTER, STEP = "chapter03_multimodal", "choose"
 HEADLINE = "nDCG@10"
 SHARES = tuple(np.linspace(0, 1, 21).round(2).tolist())
 WITHOUT_JUDGEMENTS = 0.3
-TEXTS = "two towers + BM25 + feedback"
+TEXTS = TWO_TOWERS_BM25_FEEDBACK
 """The system of chapter 2 whose scores are added to those of the pictures."""
 PICTURE_DEPTH = 1_000
-"""Hits of either that enter the sum. Many pictures look right: what the text ranks high must be among them."""
+"""Hits of each that enter the sum. Many pictures look right; the list must be long enough to hold the text's best."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,12 @@ class ChooseConfig:
 
 @dataclass(frozen=True)
 class PictureChoices:
-    """share: of the pictures in the joint vectors. curve: nDCG@10 by share, empty without judgements. picture_weight:
-    of the pictures' scores beside those of chapter 2's best (`TEXTS`). rest: what chapter 1 chooses (fusion, feedback),
-    chosen for the joint vectors."""
+    """What was chosen.
+
+    share: of the pictures in the joint vectors. curve: nDCG@10 by share, empty without judgements. picture_weight: of
+    the pictures' scores beside those of chapter 2's best (`TEXTS`). rest: the choices of chapter 1 (fusion, feedback),
+    made for the joint vectors.
+    """
 
     share: float
     curve: pd.DataFrame
@@ -88,21 +92,21 @@ def main(config: ChooseConfig) -> PictureChoices:
             (folder / "joint").mkdir()
             save_vectors(folder / "joint", embeddings, indices.product_ids)
             joint = _joint_of(folder / "joint", towers, pictures, share)
-            save_choices(folder, joint.in_place_of_the_baseline(indices), config.gains)
+            save_choices(folder, joint.as_indices(indices), config.gains)
     return load_picture_choices(artifacts)
 
 
 def load_picture_choices(artifacts: Artifacts) -> PictureChoices:
-    """Read the choices in force; raises `MissingArtifact` with the command that makes them."""
+    """Read the current choices; raises `MissingArtifact` with the command that makes them."""
     rest = load_choices(artifacts, CHAPTER)
     curve = rest.curves.pop("share_curve")
     return PictureChoices(curve=curve, rest=rest, **read_json(rest.run.path / "share.json"))
 
 
 def load_joint_towers(artifacts: Artifacts, catalogue: Catalogue) -> Towers:
-    """Chapter 2's towers with the joint vectors of texts and pictures in their indices.
+    """Return chapter 2's towers with the joint vectors of texts and pictures in their indices.
 
-    Raises `MissingArtifact` with the command to run, and CourseError if towers or pictures are others since.
+    Raises `MissingArtifact` with the command to run, and CourseError if towers or pictures have changed since.
     """
     run, share = artifacts.current(CHAPTER, STEP), load_picture_choices(artifacts).share
     return _joint_of(run.path / "joint", load_towers(artifacts, catalogue), load_pictures(artifacts), share)
@@ -111,8 +115,10 @@ def load_joint_towers(artifacts: Artifacts, catalogue: Catalogue) -> Towers:
 def choose_share(
     towers: Towers, pictures: PictureIndices, queries: pd.DataFrame, gains: str = "linear"
 ) -> tuple[float, pd.DataFrame]:
-    """The share with the best mean nDCG@10 of exact search on judged validation `queries`, the smaller of equals, and
-    the curve (share, nDCG@10)."""
+    """Choose the share with the best mean nDCG@10 of exact search on judged validation `queries`.
+
+    Returns it, the smallest of equals, and the curve (share, nDCG@10).
+    """
     if queries.empty:
         return WITHOUT_JUDGEMENTS, pd.DataFrame({"share": [], HEADLINE: []})
     grades, ids = evaluation_judgements(towers.catalogue), towers.catalogue.products["product_id"].tolist()
@@ -129,7 +135,7 @@ def choose_share(
 def choose_picture_weight(
     texts: Searcher, pictures: PictureIndices, queries: pd.DataFrame, catalogue: Catalogue, config: ChooseConfig
 ) -> float:
-    """The weight of the pictures' scores beside those of `texts` with the best nDCG@10 on validation `queries`."""
+    """Choose the weight of the pictures' scores beside those of `texts` by nDCG@10 on validation `queries`."""
     if queries.empty:
         return WITHOUT_JUDGEMENTS
     words = queries["query"].tolist()
@@ -138,7 +144,7 @@ def choose_picture_weight(
 
 
 def _joint_of(folder: Path, towers: Towers, pictures: PictureIndices, share: float) -> Towers:
-    """The joint vectors of a run, under the encoder that asks them."""
+    """Load the joint vectors of a run with their query encoder."""
     encoder = JointEncoder(towers.encoder, pictures.encoder, share)
     flat, hnsw = (DenseIndex.load(folder / kind) for kind in ("flat", "hnsw"))
     if flat.encoder_id != encoder.encoder_id:

@@ -1,4 +1,4 @@
-"""CLIP models of open_clip, loaded in one way wherever they come from, and saved so that open_clip loads them.
+"""Load CLIP models of open_clip in one way, wherever they come from, and save them so that open_clip loads them.
 
     clip = load_clip()                                 # the packaged pocket_clip
     clip = load_clip("runs/best")                      # a folder: config and safetensors
@@ -6,7 +6,7 @@
     images = clip.model.encode_image(torch.stack([clip.preprocess(picture)]))
     texts = clip.model.encode_text(clip.tokenise(["a blue chair"]))
 
-Weights are read from safetensors only: unpickling a stranger's file runs his code.
+Weights are read from safetensors only, because unpickling a file can run code in it.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP model with what prepares its inputs. Make one with `load_clip`."""
+    """A CLIP model and the functions that prepare its inputs. Make one with `load_clip`."""
 
     model: nn.Module
     """Float32, in evaluation mode, on the CPU: `encode_image(pixels)` and `encode_text(tokens)` give [N, D], not
     normalised; `logit_scale` is the logarithm of 1 / temperature."""
     preprocess: Callable[[Image.Image], Tensor]
-    """An RGB picture to float [3, S, S], as for evaluation."""
+    """Makes an RGB picture float [3, S, S], as for evaluation."""
     tokenise: Callable[[list[str]], Tensor]
-    """N texts to long [N, L], cut and padded to L tokens."""
+    """Makes N texts long [N, L], truncated and padded to L tokens."""
     config: dict[str, Any]
-    """What `open_clip_config.json` holds: "model_cfg", the architecture, and "preprocess_cfg"."""
+    """Content of `open_clip_config.json`: "model_cfg", the architecture, and "preprocess_cfg"."""
     name: str
-    """What it was loaded as, for people."""
+    """Name that it was loaded by, for people."""
     digest: str
     """Of config and weights as they were loaded; weights changed in place need a `save_clip` and a `load_clip`."""
 
     @property
     def dimension(self) -> int:
-        """D, the length of the vectors."""
+        """Return D, the length of the vectors."""
         return self.config["model_cfg"]["embed_dim"]
 
 
@@ -81,13 +81,13 @@ def load_clip(name: str | Path = POCKET_CLIP) -> Clip:
         if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
             raise CourseError(
                 f"{CHAPTER}/{POCKET_CLIP}: the packaged model is not there; make it, in an hour on two cores, with:\n"
-                f"python -m {CHAPTER}.pretrain --output {CHAPTER}/{POCKET_CLIP}"
+                f"python -m {CHAPTER}.studies.pretrain --output {CHAPTER}/{POCKET_CLIP}"
             )
     return _from_folder(folder) if folder.is_dir() else _published(str(name))
 
 
 def new_clip(architecture: str, *, seed: int = 0) -> Clip:
-    """An untrained model of an architecture that open_clip knows ("ViT-B-32"): the real sizes without the weights."""
+    """Build an untrained model of an architecture that open_clip knows ("ViT-B-32")."""
     model_cfg = _architecture(architecture)
     with _quietly():
         torch.manual_seed(seed)
@@ -99,8 +99,8 @@ def new_clip(architecture: str, *, seed: int = 0) -> Clip:
 def save_clip(clip: Clip, folder: str | Path, half: bool = False) -> None:
     """Write a folder that `load_clip` and `open_clip.create_model_and_transforms("local-dir:<folder>")` load.
 
-    half: weights in float16, in half the room; else they come back bit by bit. A model that stands in the folder is
-    replaced.
+    half: save weights as float16, in half the space; else they load to the same bits. A model that is in the folder
+    already is replaced.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def _published(name: str) -> Clip:
         known = ", ".join(list_pretrained_tags_by_model(architecture)) or "none"
         raise CourseError(f"{name}: open_clip knows no weights {tag!r} of {architecture}; it knows: {known}.")
     file = _download(name, source)
-    # The weights say which activation they were trained with, and open_clip would only warn that it builds another.
+    # The weights' entry names the activation they were trained with; open_clip would build another with a warning.
     quick = bool(source.get("quick_gelu"))
     preprocess = merge_preprocess_dict({}, source)
     try:
@@ -196,7 +196,7 @@ def _architecture(name: str) -> dict[str, Any]:
 
 
 def _refuse_foreign_text_tower(model_cfg: dict[str, Any], name: str) -> None:
-    """Such a tower is built from what the hub says about it, even if all its weights are here."""
+    """Raise `CourseError` for a text tower of transformers, which is built from its entry on the hub."""
     if "hf_model_name" in model_cfg["text_cfg"]:
         raise CourseError(f"{name}: its text tower needs the hub; choose a model whose text tower is open_clip's own.")
 
@@ -229,9 +229,9 @@ def _clip(model: nn.Module, tokenise: Any, model_cfg: dict[str, Any], name: str)
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Build a model without a word, and without drawing from the caller's random numbers.
+    """Build a model without log messages, and without drawing from the caller's random numbers.
 
-    open_clip speaks to the root logger through functions that install a handler there if it has none.
+    open_clip logs through functions that install a handler on the root logger if it has none.
     """
     root, silent, before = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
     root.addHandler(silent)

@@ -1,8 +1,8 @@
-"""The audit: pictures that stand in two splits, and the moves that mend it.
+"""Find pictures that are in two splits, and move products until none is.
 
-A split by product keeps the rows apart, not the pictures: shops reuse one photo for ten listings, and a test picture
-that was in training is answered from memory. In a public preparation of such a data set a fifth of the validation
-pictures were training pictures. So before anything is trained, three steps:
+A split by product separates the rows, not the pictures. Shops reuse one photo for ten listings, and a model answers
+from memory for a test picture that it was trained on. In a public preparation of such a data set a fifth of the
+validation pictures were training pictures. So there are three steps before anything is trained:
 
 1. `hash_pictures`: a digest of the pixels (exact copies), a perceptual hash (what stays the same when a picture is
    saved again, shrunk, or cut by a hair), and a small colour signature.
@@ -10,7 +10,7 @@ pictures were training pictures. So before anything is trained, three steps:
    grey picture: the red and the blue version of one shirt have the same hash and are not the same picture.
 3. `move_together`: products whose pictures are nearly the same, and the variants of one product, go to one split.
 
-`audit` does the three and says what it found.
+`audit` does all three and reports what it found.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from common.catalogue.contract import SPLITS
-from common.catalogue.images import MOST_THREADS, open_image
+from common.catalogue.images import MAX_THREADS, open_image
 from common.errors import CourseError
 from common.progress import progress
 
 HASH_SIDE = 16
-"""The hash has 16 x 16 = 256 bits. The usual 64 are too few for a shop, where all shirts hang alike: among 725 garments
-on models, 35 pairs of unlike products were within 6 of 64 bits, and none within 32 of 256."""
+"""The hash has 16 x 16 = 256 bits. The usual 64 are too few for a shop, where all shirts are photographed alike: among
+725 garments on models, 35 pairs of different products were within 6 of 64 bits, and none within 32 of 256."""
 
 HASH_BITS = HASH_SIDE**2
 THRESHOLD = 28
 """Bits of 256. Measured on drawn and real product pictures: shrinking to 64 pixels changes at most 6 bits, saving as
-JPEG of quality 30 at most 18, brightening by 15% as a rule 3 to 15, cutting 1% off every side about 17 (at most 30).
-Cutting 2% changes 35, and is missed: from 30 bits on, unlike products of one shape are among the pairs."""
+JPEG of quality 30 at most 18, brightening by 15% usually 3 to 15, cutting 1% off every side about 17 (at most 30).
+Cutting 2% changes 35 and is missed: from 30 bits on, different products of one shape are among the pairs."""
 
 COLOUR_SIDE = 4
 COLOUR_TOLERANCE = 32
@@ -55,9 +55,11 @@ _DTYPES |= {"a_split": "str", "b_split": "str"}
 
 @dataclass(frozen=True)
 class PictureHashes:
-    """Of M usable pictures: `pixels` [M] digests (text), `hashes` uint64 [M, 4] (256 bits), `colours` int16 [M, 48]
-    (mean red, green, blue of 4 x 4 cells); `rows` int64 [M] are their positions in the input, `unusable` the reasons of
-    the others."""
+    """Hashes of M usable pictures.
+
+    pixels: [M], digests (text). hashes: uint64 [M, 4], 256 bits. colours: int16 [M, 48], mean red, green, blue of 4 x 4
+    cells. rows: int64 [M], their positions in the input. unusable: the reasons of the others, by position.
+    """
 
     pixels: np.ndarray
     hashes: np.ndarray
@@ -68,10 +70,12 @@ class PictureHashes:
 
 @dataclass(frozen=True)
 class Audit:
-    """`duplicates`: pairs of pictures that stood in two splits, as ``a_path, b_path, a_id, b_id, distance`` (bits),
-    ``exact`` (the same pixels), ``a_split, b_split`` (before the moves; a's is the earlier one).
-    `moved`: ``product_id, from_split, to_split``. `splits` [N]: the split of each product now. `hashes`: of the
-    pictures, in the order of the images."""
+    """Result of an audit.
+
+    duplicates: pairs of pictures that were in two splits, as ``a_path, b_path, a_id, b_id, distance`` (bits), ``exact``
+    (the same pixels), ``a_split, b_split`` (before the moves; a's is the earlier one). moved: ``product_id, from_split,
+    to_split``. splits: [N], the new split of each product. hashes: of the pictures, in the order of the images.
+    """
 
     duplicates: pd.DataFrame
     moved: pd.DataFrame
@@ -87,12 +91,12 @@ def audit(
     threshold: int = THRESHOLD,
     colour_tolerance: int = COLOUR_TOLERANCE,
 ) -> Audit:
-    """Find the pictures that stand in two splits, and move whole groups of products until none does.
+    """Find the pictures that are in two splits, and move whole groups of products until none is.
 
     products: ``product_id, group_id`` (may be missing), ``split`` (a value in every row). images: ``product_id, path``,
     paths below `folder` or absolute. threshold, colour_tolerance: see `near_pairs`.
 
-    A picture that cannot be read takes no part. Raises CourseError for a product without a split.
+    A picture that cannot be read is left out. Raises CourseError for a product without a split.
     """
     if not products["split"].isin(SPLITS).all():
         raise CourseError(f"the audit needs every product in a split ({', '.join(SPLITS)}); fill the column first")
@@ -115,14 +119,15 @@ def audit(
 
 
 def hash_pictures(pictures: Sequence[Path | str | Image.Image]) -> PictureHashes:
-    """Digest, perceptual hash and colours of pictures, in threads, with a progress bar. A picture that cannot be used
-    is left out with its reason; none raises.
+    """Compute digest, perceptual hash and colours of pictures, in threads, with a progress bar.
+
+    A picture that cannot be used is left out with its reason; none raises an error.
 
     The perceptual hash (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010): shrink
     the grey picture, take its cosine transform, keep the 16 x 16 lowest frequencies; a bit says whether one is above
     their median.
     """
-    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         work = progress(pool.map(_hash_or_reason, pictures), total=len(pictures), desc="hashing pictures", leave=False)
         results = list(work)
     unusable = {at: result for at, result in enumerate(results) if isinstance(result, str)}
@@ -151,14 +156,15 @@ def _hash_or_reason(picture: Path | str | Image.Image) -> tuple[str, np.ndarray,
 def near_pairs(
     pictures: PictureHashes, threshold: int = THRESHOLD, colour_tolerance: int = COLOUR_TOLERANCE
 ) -> pd.DataFrame:
-    """All pairs of pictures that look alike, as ``a < b`` (positions in `pictures`), ``distance`` (bits that differ),
-    ``exact`` (the same pixels).
+    """Find all pairs of pictures that look alike: ``a < b`` (positions in `pictures`), ``distance``, ``exact``.
+
+    distance: bits that differ. exact: whether the pixels are the same.
 
     threshold: bits that may differ, of 256. colour_tolerance: how far a cell of 4 x 4 may be off, of 255, as the mean
     over red, green and blue. Raises CourseError for a value out of range.
 
-    Every pair is looked at, in blocks: exclusive or and a bit count are so cheap that the 200 million pairs of 20,000
-    pictures take a few seconds, and no pair is missed as an index of hashes could.
+    All pairs are compared, in blocks, so none is missed. Exclusive or and a bit count are so cheap that the 200 million
+    pairs of 20,000 pictures take a few seconds.
     """
     if not 0 <= threshold < HASH_BITS // 2:
         raise CourseError(
@@ -182,12 +188,12 @@ def near_pairs(
 
 
 def move_together(products: pd.DataFrame, a: np.ndarray, b: np.ndarray) -> pd.Series:
-    """The split of each product once everything that belongs together is in one: product ``a[i]`` and product ``b[i]``
-    (positions) share a picture, rows of one ``group_id`` are variants of one product.
+    """Return the split of each product after everything that belongs together was moved into one split.
 
-    What belongs together, directly or through others, goes to train if any of it is there, else to val if any of it is
-    there. So test only ever loses products: a figure on it stays a figure on pictures that were never seen, and no
-    training picture is given up. Moving twice changes nothing more.
+    Products ``a[i]`` and ``b[i]`` (positions) share a picture; rows of one ``group_id`` are variants of one product. A
+    set that belongs together, directly or through others, goes to train if any of it is there, else to val if any of it
+    is there. So test only loses products, its pictures stay unseen, and no training picture is given up. Moving twice
+    changes nothing more.
     """
     groups, names = pd.factorize(products["group_id"].astype(object).where(products["group_id"].notna()))
     grouped = np.flatnonzero(groups >= 0)
@@ -202,7 +208,7 @@ def move_together(products: pd.DataFrame, a: np.ndarray, b: np.ndarray) -> pd.Se
 
 
 def _across_splits(pairs: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
-    """The pairs whose pictures stand in two splits, nearest first, each with the earlier split as a."""
+    """Return the pairs whose pictures are in two splits, nearest first, each with the earlier split as a."""
     rank = shown["split"].map(SPLITS.index).to_numpy()
     pairs = pairs[rank[pairs["a"]] != rank[pairs["b"]]].sort_values("distance", kind="stable")
     swapped = rank[pairs["a"]] > rank[pairs["b"]]

@@ -1,9 +1,9 @@
-"""Between the model before fine-tuning and the model after it: weights in between are often better than both.
+"""Interpolate between the weights before and after fine-tuning; a model in between is often better than both.
 
-Fine-tuning learns the shop and forgets some of the rest. The straight line between the weights of both models passes
-through models that know most of both; which of them is best is read off a validation curve. Source: Wortsman et al.
-2022, "Robust fine-tuning of zero-shot models" (WiSE-FT, arXiv:2109.01903). It works because the fine-tuned weights are
-near those they started from: two models trained apart have no such line.
+Fine-tuning learns the shop and forgets some of the rest. Models on the straight line between both sets of weights know
+most of both; a validation curve tells which of them is best. Source: Wortsman et al. 2022, "Robust fine-tuning of
+zero-shot models" (WiSE-FT, arXiv:2109.01903). It works because fine-tuned weights stay near those they started from;
+two models trained separately have no such line.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ COLOURS = {"MRR": "#2f6f4f", "text_to_image_R@1": "#5b8db8", "image_to_text_R@1"
 
 
 def interpolate(zero_shot: Clip, fine_tuned: Clip, alpha: float) -> Clip:
-    """The model of weights (1 - alpha) * zero_shot + alpha * fine_tuned; 0 and 1 are the models themselves, exactly.
+    """Return the model with weights (1 - alpha) * zero_shot + alpha * fine_tuned; 0 and 1 give the models exactly.
 
-    All weights, biases, norms and embeddings alike; `logit_scale` too, which is a logarithm, so that the temperature
-    in between is the geometric mean. It changes no ranking. Inputs are prepared as for `fine_tuned`. Raises
-    `CourseError` for an alpha outside 0 to 1 and for models of another build.
+    All weights are mixed, also biases, norms, embeddings and `logit_scale`. That is a logarithm, so the temperature in
+    between is the geometric mean; it changes no ranking. Inputs are prepared as for `fine_tuned`. Raises `CourseError`
+    for an alpha outside 0 to 1 and for models of different architectures.
     """
     if not 0 <= alpha <= 1:
         raise CourseError(f"interpolate: alpha is {alpha}; it lies between 0 (zero-shot) and 1 (fine-tuned)")
@@ -56,17 +56,17 @@ def curve(
     measure: Callable[[Clip], dict[str, float]],
     alphas: Sequence[float] = ALPHAS,
 ) -> pd.DataFrame:
-    """Measure the models on the line: one row an alpha, `alpha` and the figures that `measure` gives for a Clip.
+    """Measure the models on the line: a row an alpha, with `alpha` and the figures that `measure` returns for a Clip.
 
-    measure: a `chapter03_multimodal.validation.Validation`, of the validation split: what is chosen by the test split
-    is not tested by it.
+    measure: a `chapter03_multimodal.validation.Validation` of the validation split; a choice made on the test split
+    could not be tested there any more.
     """
     steps = progress(alphas, desc="between the models", leave=False)
     return pd.DataFrame([{"alpha": alpha, **measure(interpolate(zero_shot, fine_tuned, alpha))} for alpha in steps])
 
 
 def draw_curve(table: pd.DataFrame, axes: Axes, metrics: Sequence[str] = tuple(COLOURS)) -> Axes:
-    """Draw the metrics of `curve` over alpha, with a dot where each is highest."""
+    """Draw the metrics of `curve` against alpha, with a dot at the maximum of each."""
     for metric in metrics:
         line = axes.plot(table["alpha"], table[metric], color=COLOURS.get(metric), label=metric.replace("_", " "))[0]
         best = table.loc[table[metric].idxmax()]
@@ -78,6 +78,6 @@ def draw_curve(table: pd.DataFrame, axes: Axes, metrics: Sequence[str] = tuple(C
 
 
 def _between(start: torch.Tensor, end: torch.Tensor, alpha: float) -> torch.Tensor:
-    if not end.is_floating_point():  # positions and counters are no weights
+    if not end.is_floating_point():  # positions and counters are not weights
         return end if alpha else start
     return (1 - alpha) * start + alpha * end

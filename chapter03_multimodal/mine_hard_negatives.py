@@ -1,9 +1,9 @@
-"""Visually similar hard negatives: for each training picture those that look most like it and show something else.
+"""Mine visually similar hard negatives: for each training picture, similar pictures of other products.
 
-Of a random batch, a lamp learns to be no carpet, which it knew before. Beside the lamp that looks most like it, it has
-to learn what its text says of it alone. So neighbours are looked up once, with the model that training starts from, and
-put into batches together (`batches`). What may be the same thing is no negative: variants of one product, copies of
-one file, products of the same text.
+In a random batch the model learns to tell lamps from carpets, which it can do already. To tell a lamp from the lamp
+that looks most like it, it has to use what only its text says. Neighbours are looked up once, with the model that
+training starts from, and put into batches together (`batches`). Pairs that may show the same thing are not negatives:
+variants of one product, copies of one file, products with the same text.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ import pandas as pd
 from chapter02_two_tower.mine_hard_negatives import Mined, mine
 
 SAME = ("group_id", "content", "text")
-"""Columns of which one in common makes two pairs no negatives of each other."""
+"""Two pairs that agree in one of these columns are not negatives of each other."""
 
 
 def visual_neighbours(
     image_vectors: np.ndarray, pairs: pd.DataFrame, *, keep: int = 8, top: int = 64
 ) -> tuple[np.ndarray, Mined]:
-    """Return for each of M pictures the rows of up to `keep` neighbours, int64 [M, keep], nearest first, -1 where there
-    are fewer, and how they were mined.
+    """Find up to `keep` neighbours of each of M pictures; return their rows, and how they were mined.
 
-    image_vectors: float32 [M, D] of length 1. pairs: M rows with the columns of `SAME`: of the training split alone,
-    lest held-out pictures stand in a batch. top: neighbours looked at; with more of the same among them, the pool is
-    smaller. `Mined.scores` has the cosines of what was kept ("kept") and of what was left out as the same ("relevant").
-    Raises `CourseError` as `chapter02_two_tower.mine_hard_negatives.mine` does.
+    image_vectors: float32 [M, D] of length 1. pairs: M rows with the columns of `SAME`, of the training split only, so
+    that no held-out picture gets into a batch. top: how many neighbours are looked at before those that are the same
+    are removed.
+
+    The rows are int64 [M, keep], nearest first, -1 where there are fewer. `Mined.scores` has the cosines of what was
+    kept ("kept") and of what was removed as the same ("relevant"). Raises `CourseError` as
+    `chapter02_two_tower.mine_hard_negatives.mine` does.
     """
     names = [str(row) for row in range(len(pairs))]
     same = {name: [str(row) for row in rows] for name, rows in zip(names, _same_rows(pairs), strict=True)}
@@ -42,7 +44,7 @@ def visual_neighbours(
 
 
 def _same_rows(pairs: pd.DataFrame) -> list[set[int]]:
-    """For each row those that agree with it in one of `SAME`, itself among them."""
+    """Return for each row the rows that agree with it in one of `SAME`, itself included."""
     found: list[set[int]] = [set() for _ in range(len(pairs))]
     for column in SAME:
         for rows in pairs.groupby(column, sort=False).indices.values():

@@ -1,4 +1,4 @@
-"""From a catalogue to pairs of a picture and a text, with splits that no picture crosses.
+"""Make pairs of a picture and a text from a catalogue, with no picture in two splits.
 
 `python -m chapter03_multimodal.prepare_data --catalogue pocket_shop`
 """
@@ -17,6 +17,7 @@ from chapter03_multimodal.duplicates import COLOUR_TOLERANCE, THRESHOLD, audit
 from common.artifacts import Artifacts, RunFolder
 from common.catalogue import SPLITS, Catalogue, load_catalogue
 from common.catalogue.splits import split_by_group
+from common.category_path import split_path
 from common.cli import run_step
 from common.errors import CourseError
 from common.progress import tell
@@ -46,10 +47,10 @@ class PrepareDataConfig:
 class MultimodalData:
     """Pictures and texts of one catalogue.
 
-    `pairs`: one row a usable picture: ``product_id, path`` (as in ``catalogue.images``), ``text`` (`multimodal_text`;
-    empty for a product of which nothing is written), ``group_id`` (the product's id where it has no group),
-    ``category_path`` (may be missing), ``split`` (after the audit). `duplicates` and `moved`: what the audit found, see
-    `chapter03_multimodal.duplicates.Audit`; a moved product need not have a picture: variants move together.
+    pairs: a row a usable picture: ``product_id, path`` (as in ``catalogue.images``), ``text`` (`multimodal_text`; empty
+    if nothing is known of the product), ``group_id`` (the product's id where it has no group), ``category_path`` (may
+    be missing), ``split`` (after the audit). duplicates, moved: what the audit found, see
+    `chapter03_multimodal.duplicates.Audit`; variants move together, so a moved product need not have a picture.
     """
 
     run: RunFolder
@@ -64,7 +65,7 @@ class MultimodalData:
 
 
 def main(config: PrepareDataConfig) -> MultimodalData:
-    """Make the tables and write them down, or read them if they were made from the same before.
+    """Make the tables and save them, or read those that were made from the same before.
 
     Raises `CourseError` for a catalogue without pictures and for settings out of range.
     """
@@ -79,14 +80,14 @@ def main(config: PrepareDataConfig) -> MultimodalData:
 
 
 def load_multimodal_data(artifacts: Artifacts, catalogue: Catalogue) -> MultimodalData:
-    """Read the tables in force; raises `MissingArtifact` with the command that makes them."""
+    """Read the current tables; raises `MissingArtifact` with the command that makes them."""
     run = artifacts.current(CHAPTER, STEP)
     tables = {name: pd.read_parquet(run.path / f"{name}.parquet") for name in TABLES}
     return MultimodalData(run=run, catalogue=catalogue, **tables)
 
 
 def make_tables(catalogue: Catalogue, config: PrepareDataConfig) -> dict[str, pd.DataFrame]:
-    """The tables of `MultimodalData` by name."""
+    """Make the tables of `MultimodalData`, by name."""
     if catalogue.images.empty:
         raise CourseError(f"{catalogue.source}: no pictures; this chapter needs a catalogue that has some.")
     products = catalogue.products.assign(split=given_or_drawn_splits(catalogue.products))
@@ -115,20 +116,21 @@ def make_tables(catalogue: Catalogue, config: PrepareDataConfig) -> dict[str, pd
 
 
 def given_or_drawn_splits(products: pd.DataFrame) -> pd.Series:
-    """The split of every product: its own, else that of its group, else drawn for the whole group by its name (80, 10
-    and 10%, `common.catalogue.splits`)."""
+    """Return the split of every product: its own, else that of its group, else one drawn for the whole group.
+
+    A hash of the group's name draws it: 80, 10 and 10% (`common.catalogue.splits`).
+    """
     groups = products["group_id"].fillna(products["product_id"])
     of_group = products["split"].groupby(groups).transform("first")
     return of_group.fillna(split_by_group(products)).astype("str")
 
 
 def multimodal_text(products: pd.DataFrame) -> list[str]:
-    """What a picture is described by: title, brand, type, category path, colour and material, one string a row.
+    """Describe the picture of each row: title, brand, type, category path, colour and material, as one string.
 
-    The type is the attribute ``type``. Fields that are missing are skipped, and so is what has been said already: the
-    brand that starts the title, the category that the title names. The description stays out: CLIP reads 77 tokens or
-    fewer, descriptions tell of care and delivery, and what they say can rarely be seen. ``""`` for a product of which
-    nothing is known.
+    The type is the attribute ``type``. Missing fields are skipped, and so are repetitions: a brand that starts the
+    title, a category that the title names. The description is left out: CLIP reads 77 tokens or fewer, and what
+    descriptions say (care, delivery) can rarely be seen. ``""`` for a product of which nothing is known.
     """
     columns = ("title", "brand", "attributes", "category_path", "colour", "material")
     values = (products[name].astype(object).where(products[name].notna(), "").tolist() for name in columns)
@@ -137,7 +139,7 @@ def multimodal_text(products: pd.DataFrame) -> list[str]:
 
 def _said_once(title: str, brand: str, attributes: str, category_path: str, colour: str, material: str) -> str:
     kind = json.loads(attributes).get("type") if attributes else None
-    levels = category_path.split(" > ")
+    levels = split_path(category_path)
     fields = [[title], [brand], [kind if isinstance(kind, str) else ""], levels, [colour], [material]]
     said, sentences = " ", []
     for field in fields:
@@ -154,8 +156,10 @@ def _said_once(title: str, brand: str, attributes: str, category_path: str, colo
 
 
 def split_picture(data: MultimodalData, axes: Axes) -> Axes:
-    """Draw the pictures of each split as bars: those that were there from the start, those that the audit moved in,
-    and, as an empty frame, those that it moved away."""
+    """Draw the number of pictures in each split as bars, with those that the audit moved in and moved away.
+
+    Pictures that were moved away are an empty frame.
+    """
     origin = data.pairs["product_id"].map(data.moved.set_index("product_id")["from_split"])
     came, left = data.pairs["split"][origin.notna()].value_counts(), origin.value_counts()
     here = data.pairs["split"].value_counts()

@@ -1,8 +1,8 @@
-"""Embeds the catalogue's pictures and builds their indices, Flat, HNSW and IVF-PQ, beside those of chapters 1 and 2.
+"""Embed the catalogue's pictures and build their indices: Flat, HNSW and IVF-PQ.
 
 `python -m chapter03_multimodal.reindex --catalogue pocket_shop`
 
-Texts and pictures search the same indices: one CLIP makes the vectors of both.
+Texts and pictures search the same indices, because one CLIP makes the vectors of both.
 """
 
 from __future__ import annotations
@@ -41,16 +41,18 @@ class ReindexConfig:
     profile: str | None = None
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
     encoder: str = POCKET_CLIP
-    """The folder or name of a CLIP, or fine-tuned (the best of chapter03_multimodal.train). Fine-tuned on titles it
-    finds titles better; but beside the towers, on the validation queries, the CLIP that training began with is the
-    better one."""
+    """The folder or name of a CLIP, or fine-tuned (the best of chapter03_multimodal.train). Fine-tuned on titles, it
+    finds titles better; combined with the towers, the CLIP before fine-tuning is better on the validation queries."""
 
 
 @dataclass(frozen=True)
 class PictureIndices:
-    """run: its folder holds the indices, `pictures.npy` and `metadata.parquet` (product_id, title, category_path,
-    split, in the order of the rows). encoder: the CLIP that fills and asks them. embeddings: [M, D] of the M products
-    that have a picture. indices: by kind ("flat", "hnsw" and, for catalogues large enough to train it, "ivf_pq")."""
+    """The indices of a catalogue's pictures.
+
+    run: its folder holds the indices, `pictures.npy` and `metadata.parquet` (product_id, title, category_path, split,
+    in the order of the rows). encoder: the CLIP of products and queries. embeddings: [M, D] of the M products that have
+    a picture. indices: by kind ("flat", "hnsw" and, for catalogues large enough to train it, "ivf_pq").
+    """
 
     run: RunFolder
     encoder: ClipEncoder
@@ -60,12 +62,12 @@ class PictureIndices:
 
     @property
     def by_text(self) -> DenseSearcher:
-        """Text to image: exact search for the pictures that fit a text."""
+        """Return exact search for the pictures that fit a text (text to image)."""
         return DenseSearcher(self.encoder, self.indices["flat"])
 
     @property
     def by_picture(self) -> PictureSearcher:
-        """Image to image: exact search for the pictures that look like one."""
+        """Return exact search for the pictures that look like a given one (image to image)."""
         return PictureSearcher(self.encoder, self.indices["flat"])
 
 
@@ -83,15 +85,15 @@ class PictureSearcher:
         allowed: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> Hits:
-        """The k best products of each picture (a file, or a picture in memory); see `common.search.Searcher`.
+        """Return the k best products for each picture (a file, or a picture in memory); see `common.search.Searcher`.
 
-        A picture that cannot be used has an empty row. Whoever searches with a product's own picture excludes it.
+        A picture that cannot be used has an empty row. To search with a product's own picture, `exclude` the product.
         """
         request = check_request(queries, k, allowed, exclude, texts=False)
         found = self.encoder.encode_images(request.queries)
-        shut = None if request.exclude is None else [request.exclude[row] for row in found.rows]
+        excluded = None if request.exclude is None else [request.exclude[row] for row in found.rows]
         asked = Embeddings(found.vectors, found.encoder_id)
-        part = self.index.search_vectors(asked, request.k, allowed=request.allowed, exclude=shut)
+        part = self.index.search_vectors(asked, request.k, allowed=request.allowed, exclude=excluded)
         hits = empty_hits(len(request.queries), request.k)
         hits.ids[found.rows], hits.scores[found.rows] = part.ids, part.scores
         return hits
@@ -103,7 +105,7 @@ def main(config: ReindexConfig) -> PictureIndices:
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
     inputs = {"train": artifacts.current(CHAPTER, "train")} if config.encoder == FINE_TUNED else {}
     encoder = encoder_of(artifacts, config.encoder)
-    recorded = {**asdict(config), "encoder_id": encoder.encoder_id}  # under one name there may be other weights since
+    recorded = {**asdict(config), "encoder_id": encoder.encoder_id}  # the weights under a name may have changed
     if artifacts.reuse(CHAPTER, STEP, config=recorded, inputs=inputs) is None:
         embeddings, has = embed_products(catalogue, encoder)
         shown = catalogue.products[has]
@@ -121,8 +123,10 @@ def main(config: ReindexConfig) -> PictureIndices:
 
 
 def load_pictures(artifacts: Artifacts) -> PictureIndices:
-    """Read the indices in force; raises `MissingArtifact` with the command that builds them, and CourseError if CLIP
-    was trained again since."""
+    """Read the current indices.
+
+    Raises `MissingArtifact` with the command that builds them, and CourseError if CLIP was trained again since.
+    """
     run = artifacts.current(CHAPTER, STEP)
     encoder = encoder_of(artifacts, run.manifest["config"]["encoder"])
     indices = {kind: DenseIndex.load(run.path / kind) for kind in KINDS if (run.path / kind).exists()}
@@ -137,14 +141,16 @@ def load_pictures(artifacts: Artifacts) -> PictureIndices:
 
 
 def encoder_of(artifacts: Artifacts, name: str = FINE_TUNED) -> ClipEncoder:
-    """The CLIP of that name, "fine-tuned" for the best of the training in force, with the course's embedding cache."""
+    """Load the CLIP of that name, with the course's embedding cache; "fine-tuned" is the best of the last training."""
     folder = str(clip_folders(artifacts)["best"]) if name == FINE_TUNED else name
     return load_clip_encoder(folder, cache=artifacts_root() / "embeddings")
 
 
 def embed_products(catalogue: Catalogue, encoder: ClipEncoder) -> tuple[Embeddings, np.ndarray]:
-    """Encode all pictures: the vectors [M, D] of the products that have a usable one, the mean of a product's pictures
-    where it has several, and which products these are, bool [N]."""
+    """Encode all pictures: return the vectors [M, D] of the products that have a usable one, and which these are.
+
+    Several pictures of a product are averaged. Which: bool [N], over all products.
+    """
     rows = pd.Index(catalogue.products["product_id"]).get_indexer(catalogue.images["product_id"])
     paths = [Path(catalogue.folder or ".", path) for path in catalogue.images["path"]]
     found = encoder.encode_images(paths, desc="embedding pictures")

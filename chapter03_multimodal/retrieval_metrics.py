@@ -1,7 +1,7 @@
-"""How well pictures are found by their texts, and texts by their pictures: Recall@k and MRR in both directions.
+"""Measure how well pictures are found by their texts and texts by their pictures: Recall@k and MRR, both directions.
 
-Of M pictures with a text each, every text searches all M pictures and every picture all M texts. Right are the own one
-and those of an equal text: where two products are called alike, nobody could tell which of them was meant.
+Of M pictures with a text each, every text searches all M pictures, and every picture all M texts. Its own partner is
+right, and so is every partner with an equal text: if two products have the same text, nobody can tell which is meant.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from common.errors import CourseError
 CUTOFFS = (1, 5, 10)
 DIRECTIONS = ("text_to_image", "image_to_text")
 TIED = 1e-6
-"""Scores that differ by less are equal: a sum of some hundred products in float32 is not surer than that."""
+"""Scores that differ by less count as equal: a sum of some hundred products in float32 is no more precise."""
 
 _SCORES_AT_ONCE = 1 << 24
 
@@ -24,17 +24,16 @@ _SCORES_AT_ONCE = 1 << 24
 def retrieval_metrics(
     image_vectors: np.ndarray, text_vectors: np.ndarray, texts: Sequence[str], *, cutoffs: Sequence[int] = CUTOFFS
 ) -> pd.DataFrame:
-    """One row a pair, one column a metric: `text_to_image_R@1`, ..., `text_to_image_MRR`, and so for `image_to_text`.
+    """Return a row a pair and a column a metric: `text_to_image_R@1`, ..., `text_to_image_MRR`, then `image_to_text`.
 
-    image_vectors, text_vectors: float [M, D] of length 1, row i of one belongs to row i of the other. texts: [M], what
-    the text vectors were made of, to see which are equal. R@k is 1 if a right answer is among the first k, else 0; MRR
-    is one over the place of the first right answer. The mean of a column is the figure; intervals and tests come from
-    `common.statistics` (`summarise`, `compare`), which take the table as it is.
+    image_vectors, text_vectors: float [M, D] of length 1; row i of one belongs to row i of the other. texts: [M], which
+    the text vectors were made of, to see which are equal. R@k is 1 if a right answer is among the first k, else 0. MRR
+    is 1 / the rank of the first right answer. The mean of a column is the figure; `common.statistics` (`summarise`,
+    `compare`) takes the table as it is for intervals and tests.
 
-    Ties are broken against the system: a wrong answer that scores as high as the best right one stands before it. A
-    model that gives all the same vector therefore scores the worst there is, not what the order of the rows makes of
-    it. Wrong texts that are equal take a place each. Raises `CourseError` for shapes that do not fit, and for vectors
-    that are not finite.
+    Ties count against the system: a wrong answer with the score of the best right one ranks before it. A model that
+    gives the same vector for everything gets the worst figures, whatever the order of the rows. Equal wrong texts take
+    a rank each. Raises `CourseError` for shapes that do not fit and for vectors that are not finite.
     """
     images, words = _checked(image_vectors, texts, "image"), _checked(text_vectors, texts, "text")
     if images.shape[1] != words.shape[1]:
@@ -52,12 +51,12 @@ def retrieval_metrics(
 
 
 def mean_of_directions(means: pd.Series) -> float:
-    """The MRR of both directions, averaged: the one figure by which checkpoints are chosen. means: by metric."""
+    """Average the MRR of both directions, the figure that selects the checkpoint. means: by metric."""
     return float(np.mean([means[f"{direction}_MRR"] for direction in DIRECTIONS]))
 
 
 def first_right_place(queries: np.ndarray, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The place [M], from 1, at which each query meets its first right answer; right are those of its own label.
+    """Return the rank [M], from 1, of the first right answer to each query; those with its label are right.
 
     queries, answers: float32 [M, D]. labels: [M], of both.
     """

@@ -1,20 +1,23 @@
-"""Classifies pictures without any training: the nearest class name wins.
+"""Classify pictures without any training: the nearest class name wins.
 
-A model that puts pictures and texts into one space can tell classes apart that nobody labelled, if their names are put
-into a sentence as they stand under pictures. One sentence is a matter of luck; the mean of several is steadier: a
-prompt ensemble (Radford et al. 2021, arXiv:2103.00020, section 3.1.4).
+A model that puts pictures and texts into one space can tell apart classes that nobody labelled, if their names are put
+into sentences such as stand under pictures. The result depends on the sentence; a prompt ensemble, the mean of several,
+is more stable (Radford et al. 2021, arXiv:2103.00020, section 3.1.4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.encoders import Embeddings
+from common.category_path import leaf_of
 from common.errors import CourseError
+
+if TYPE_CHECKING:
+    from chapter03_multimodal.encoder import ClipEncoder
 
 TEMPLATES = (
     "a photo of {}",
@@ -25,40 +28,31 @@ TEMPLATES = (
     "{} for sale",
     "{}",
 )
-"""Sentences in which the name of a product's class may stand under its picture."""
-
-
-class Encoder(Protocol):
-    """What encodes N texts into the space of the pictures: a `ClipEncoder`."""
-
-    def encode(self, texts: Sequence[str], *, desc: str | None = None) -> Embeddings: ...
+"""Sentences that may stand under the picture of a product; {} is the name of its class."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The classes of each picture, the likeliest first. classes: int64 [N, k], positions in the class vectors. scores:
-    float32 [N, k], cosines, falling."""
+    """The classes of each picture, the likeliest first.
+
+    classes: int64 [N, k], positions in the class vectors. scores: float32 [N, k], cosines, falling.
+    """
 
     classes: np.ndarray
     scores: np.ndarray
 
 
-def class_name(category_path: str, *, with_parent: bool = False) -> str:
-    """The words for a category path: its last level in lower case, or its last two.
-
-    "Home > Garden > Chairs" gives "chairs"; with_parent "garden chairs", for a taxonomy where a level says little by
-    itself ("Other") or stands in several places.
-    """
-    levels = category_path.lower().split(" > ")
-    return " ".join(levels[-2:] if with_parent else levels[-1:])
+def class_name(category_path: str) -> str:
+    """Return the name of a category: its last level in lower case ("Home > Garden > Chairs" gives "chairs")."""
+    return leaf_of(category_path).lower()
 
 
-def class_vectors(encoder: Encoder, names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> np.ndarray:
-    """A vector for each of C class names: float32 [C, D] of length 1.
+def class_vectors(encoder: ClipEncoder, names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> np.ndarray:
+    """Encode C class names: float32 [C, D] of length 1.
 
-    Each name is put into every template, the sentences are encoded, and their unit vectors averaged and normalised
-    again: the direction of the mean, so that every template has the same say. Classes of the same name have the same
-    vector. Raises CourseError if there is no name or no template, or a template has no {} for the name.
+    Each name is put into every template. The unit vectors of the sentences are averaged and normalised again, so that
+    every template has the same weight. Classes of the same name have the same vector. Raises CourseError if there is no
+    name or no template, or a template has no {} for the name.
     """
     if not names or not templates or any("{}" not in template for template in templates):
         raise CourseError("class_vectors: needs class names, and templates with {} where the name goes.")
@@ -69,10 +63,10 @@ def class_vectors(encoder: Encoder, names: Sequence[str], templates: Sequence[st
 
 
 def classify(image_vectors: np.ndarray, class_vectors: np.ndarray, *, k: int = 5) -> Ranking:
-    """Rank the classes for each of N pictures by cosine, the first `k` of them (all, if there are fewer).
+    """Rank the classes for each of N pictures by cosine and return the first `k` (all, if there are fewer).
 
-    image_vectors [N, D], class_vectors [C, D]: of length 1, from one encoder. Of equal scores the class that stands
-    first comes first. Raises CourseError if the vectors differ in dimension.
+    image_vectors [N, D], class_vectors [C, D]: of length 1, from one encoder. Classes with equal scores keep their
+    order. Raises CourseError if the vectors differ in dimension.
     """
     if image_vectors.shape[1] != class_vectors.shape[1]:
         raise CourseError(

@@ -1,8 +1,8 @@
-"""Photos a second: our picture encoder beside the plain open_clip loop, on the same photos in one run.
+"""Compare our picture encoder with the plain open_clip loop, in photos a second, on the same photos in one run.
 
-The plain loop opens a batch of files, prepares them one by one, stacks them and encodes them in float32, each after
-the other. Both get the photos in the same slices, turn by turn, so that whatever else the machine does hits both.
-Loading the model does not count.
+The plain loop opens a batch of files, prepares them one by one, stacks them and encodes them in float32, one step after
+another. Both get the same slices of photos in turn, so that other load on the machine affects both. Loading the model
+is not measured.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SOURCES = {"magento-luma": "pub/media/catalog/product", "grocery-store": "datase
 def main(photos: Sequence[Path] | None = None, *, model: str | None = None) -> list[dict[str, Any]]:
     """Measure on `photos`, by default 700 of luma, else of the grocery store, else of the pocket shop.
 
-    model: what `load_clip` takes; None: ViT-B-32 with random weights, whose speed is that of the trained one.
+    model: as `load_clip` takes it; None: ViT-B-32 with random weights, which is as fast as the trained one.
 
     Returns one row: name, ours, peer, unit, our_value and peer_value (photos a second, medians over the slices), ratio
     (median of the slices' ratios), cosine (mean over the photos between our vectors and the peer's), note. Raises
@@ -50,7 +50,7 @@ def main(photos: Sequence[Path] | None = None, *, model: str | None = None) -> l
 
 
 def plain_loop(clip: Clip, paths: Sequence[Path], device: str = "cpu") -> np.ndarray:
-    """The vectors of photos, float32 [N, D] of length 1, as the examples of open_clip make them."""
+    """Encode photos as the examples of open_clip do: float32 [N, D] of length 1."""
     vectors = []
     for start in range(0, len(paths), BATCH):
         pixels = torch.stack([clip.preprocess(Image.open(path)) for path in paths[start : start + BATCH]])
@@ -84,7 +84,7 @@ def _row(encoder: ClipEncoder, clip: Clip, paths: list[Path], note: str) -> dict
     our_rates, peer_rates = np.array(rates).T
     one, other = np.concatenate(our_vectors), np.concatenate(peer_vectors)
     cosine = (one * other).sum(axis=1)
-    # Random weights see little difference between photos: the cosine says something only beside that of two photos.
+    # With random weights all photos have similar vectors, so the cosine must be compared with that of two photos.
     apart = float((one * np.roll(other, 1, axis=0)).sum(axis=1).mean())
     return {
         "name": "image-embedding",

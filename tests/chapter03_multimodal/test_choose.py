@@ -128,7 +128,7 @@ def test_the_joint_index_holds_the_chosen_share(thread, both):
     scores = encoder.encode(["green rug"]).vectors[0] @ embeddings.vectors.T
     np.testing.assert_allclose(hits.scores[0], np.sort(scores)[::-1][:5], atol=1e-5)
     assert (ours.hnsw.search(["green rug"], 5).ids == hits.ids).all()
-    swapped = ours.in_place_of_the_baseline(load_indices(artifacts, catalogue))
+    swapped = ours.as_indices(load_indices(artifacts, catalogue))
     assert swapped.encoder is ours.encoder and swapped.dense is ours.dense
 
 

@@ -235,7 +235,7 @@ def test_a_pickle_beside_the_weights_is_not_read(copied, tiny_clip):
 
 def test_without_its_weights_the_packaged_model_says_how_to_make_it(tmp_path, tiny_clip, monkeypatch):
     monkeypatch.setattr(clips, "__file__", str(tmp_path / "clip.py"))
-    with pytest.raises(CourseError, match=r"python -m chapter03_multimodal\.pretrain"):
+    with pytest.raises(CourseError, match=r"python -m chapter03_multimodal\.studies\.pretrain"):
         load_clip()
     shutil.copytree(tiny_clip, tmp_path / POCKET_CLIP)
     assert load_clip().name == POCKET_CLIP

@@ -38,7 +38,7 @@ def leaking_shop(photo_shop, tmp_path_factory) -> Catalogue:
         images.loc[victim, "path"] = str(folder / f"{victim}.jpg")
         Image.open(images.loc[source, "path"]).convert("RGB").save(images.loc[victim, "path"], quality=60)
     given = photo_shop.tables | {"images": images}
-    return Catalogue.from_tables("leaking", **given, look_at_images=False).save(folder / "saved")
+    return Catalogue.from_tables("leaking", **given, verify_images=False).save(folder / "saved")
 
 
 @pytest.fixture(scope="module")

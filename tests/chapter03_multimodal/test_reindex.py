@@ -148,7 +148,7 @@ def small(photo_shop, artifacts_root, tmp_path) -> Catalogue:
     images = photo_shop.images.iloc[:8]
     images = images.assign(path=[str(photo_shop.folder / path) for path in images["path"]])
     products = photo_shop.products.head(12)
-    made = Catalogue.from_tables("small", products=products, images=images, look_at_images=False)
+    made = Catalogue.from_tables("small", products=products, images=images, verify_images=False)
     return made.save(tmp_path / "small")
 
 
@@ -201,6 +201,6 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(small, tiny_clip
         load_pictures(Artifacts.for_catalogue(small))
     broken = small.images.assign(path=[str(tmp_path / f"{row}.jpg") for row in range(len(small.images))])
     tables = {"products": small.products, "images": broken}
-    blind = Catalogue.from_tables("blind", **tables, look_at_images=False).save(tmp_path / "blind")
+    blind = Catalogue.from_tables("blind", **tables, verify_images=False).save(tmp_path / "blind")
     with pytest.raises(CourseError, match="blind: none of the products has a usable picture"):
         main(ReindexConfig(catalogue=str(blind.folder), encoder=str(tiny_clip)))

@@ -84,5 +84,4 @@ def test_vectors_of_two_encoders_are_refused():
 
 def test_the_name_of_a_category_is_its_last_level():
     assert class_name("Home > Garden > Chairs") == "chairs"
-    assert class_name("Home > Garden > Chairs", with_parent=True) == "garden chairs"
-    assert class_name("Mugs") == class_name("Mugs", with_parent=True) == "mugs"
+    assert class_name("Mugs") == "mugs"
