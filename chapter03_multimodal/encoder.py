@@ -13,13 +13,11 @@ natively.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import dataclass
-from functools import cache as once
 from itertools import islice
 from pathlib import Path
 
@@ -39,7 +37,7 @@ from common.embedding_cache import EmbeddingCache
 from common.encoders import Embeddings, TextEncoder
 from common.errors import CourseError
 from common.prefetch import prefetch
-from common.progress import is_interactive, progress
+from common.progress import announce, progress
 from common.shared_encoders import TextMemory, load_shared
 
 PREPARATION = 1  # raise it when pictures are prepared in another way: vectors cached before are then not used
@@ -197,7 +195,7 @@ def load_clip_encoder(name: str | Path = POCKET_CLIP, *, cache: Path | None = No
 def _load(name: str | Path, cache: Path | None) -> ClipEncoder:
     clip, placement = load_clip(name), choose_placement("torch")
     encoder = ClipEncoder(clip, placement, cache=cache)
-    _announce(f"{clip.name}: torch, {encoder.precision}, on {encoder.device}. Reason: {encoder.reason}.")
+    announce(f"{clip.name}: torch, {encoder.precision}, on {encoder.device}. Reason: {encoder.reason}.")
     return encoder
 
 
@@ -303,9 +301,3 @@ def _content(image: Picture) -> str | None:
 
 def _store(cache: Path | None, encoder_id: str, name: str, dimension: int) -> EmbeddingCache | None:
     return EmbeddingCache(Path(cache) / "embeddings" / encoder_id / name, dimension) if cache is not None else None
-
-
-@once
-def _announce(line: str) -> None:
-    if is_interactive():
-        print(line, file=sys.stderr)

@@ -22,6 +22,7 @@ from common.atomic import read_json, write_json
 from common.catalogue.images import check_image
 from common.devices import Placement, choose_placement
 from common.errors import CourseError
+from common.progress import announce
 
 FLOAT32 = Placement("cpu", "torch", "float32", "the test")
 BFLOAT16 = Placement("cpu", "torch", "bfloat16", "the test")
@@ -347,8 +348,8 @@ def test_what_is_no_picture_is_refused(encoder, images, message):
 
 
 def test_it_is_placed_by_the_machine_and_says_why(tiny_clip, capsys, monkeypatch):
-    monkeypatch.setattr(encoders, "is_interactive", lambda: True)
-    encoders._announce.cache_clear()
+    monkeypatch.setattr("common.progress.is_interactive", lambda: True)
+    announce.cache_clear()
     for _ in range(2):
         encoder = load_clip_encoder(tiny_clip)
     placement = choose_placement("torch")
