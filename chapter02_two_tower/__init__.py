@@ -1,1 +1,1 @@
-"""Chapter 2: a query tower and a product tower, trained on query-product pairs, that beat the baseline."""
+"""Train a query tower and a product tower on query-product pairs, and beat the baseline (chapter 2)."""

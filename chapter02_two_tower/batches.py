@@ -1,12 +1,12 @@
-"""Which pairs stand together in a batch: what in-batch negatives are made of.
+"""Choose the pairs of a batch, whose products are each other's in-batch negatives.
 
 Every other product of a batch is a negative for a query, so the batch decides how hard and how true the negatives are.
-Three rules: queries take turns, so that a batch holds different ones (a query comes again only where one round ends and
-the next begins); a product stands in a batch once, however many pairs name it; and a product that is known to be
-relevant to a query is marked, to be masked.
+Three rules hold. Queries take turns, so that a batch has different ones (a query comes twice only where one round ends
+and the next begins). A product is in a batch once, however many pairs name it. A product that is known to be relevant
+to a query is marked, to be masked.
 
-For hard negatives that cost nothing, similar queries can be put together (`BatchMaker.together`): what fits one of them
-is nearly right for the others.
+Similar queries can share a batch (`BatchMaker.together`). Products that fit one of them nearly fit the others, and so
+become hard negatives that cost nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from common.errors import CourseError
 
 @dataclass(frozen=True)
 class Batch:
-    """B pairs and the C distinct products that they and their negatives name.
+    """Hold a batch of B pairs, and the C distinct products of the pairs and their negatives.
 
     query_ids: [B]. product_ids: [C]. positives: long [B], the column of each pair's product. own_negatives: long
     [B, N], the columns of the negatives drawn for each pair, -1 where there are fewer. known: bool [B, C], products
@@ -45,16 +45,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchMaker:
-    """Makes the batches of an epoch; the same arguments and epoch give the same batches in every process.
+    """Make the batches of an epoch; the same arguments and epoch give the same batches in every process.
 
     positives: `query_id, product_id, weight`. negatives: query id -> products to draw from. relevant: query id -> all
-    products known to be relevant to it, in whatever split or stage. pairs: positives an epoch; the next epoch goes on
-    where this one stopped: every query gives its next pair in its turn. typo_share: of the queries, that get a
-    typing error. together: so many similar queries follow each other, 1: none are looked for. similar: for each query
-    others, the most similar first.
+    products known to be relevant to it, in whatever split or stage. pairs: positives an epoch; the next epoch continues
+    with the next pair of every query. typo_share: share of the queries that get a typing error. together: size of a
+    group of similar queries; 1 groups none. similar: for each query other ones, the most similar first.
 
-    Source of the similar queries: Hofstätter et al. 2021, who draw batches from clusters of queries (TAS-Balanced,
-    arXiv:2104.06967). Here a batch holds several groups, so that each query meets other kinds of products too.
+    Hofstätter et al. 2021 draw batches from clusters of queries (TAS-Balanced, arXiv:2104.06967). Here a batch has
+    several groups, so that each query meets other kinds of products too.
     """
 
     positives: pd.DataFrame
@@ -78,7 +77,7 @@ class BatchMaker:
 
     @property
     def steps(self) -> int:
-        """Batches an epoch; a rest smaller than a batch is left to the next epoch, unless it is all there is."""
+        """Return the number of batches an epoch; the next epoch takes a smaller rest, unless it is all there is."""
         return max(1, self.pairs // self.batch_size)
 
     def epoch(self, number: int) -> list[Batch]:
@@ -89,7 +88,7 @@ class BatchMaker:
         return [self._batch(self.positives.iloc[part], rng) for part in np.array_split(order, self.steps)]
 
     def _order(self, count: int) -> list[int]:
-        """Round after round, each query gives its next pair; queries are shuffled anew in each round."""
+        """Return rows of positives, round after round: each query gives its next pair, in a new order each round."""
         rng = np.random.default_rng([self.seed, 0])
         rows_of = {query: rng.permutation(rows) for query, rows in self.positives.groupby("query_id").indices.items()}
         queries = list(rows_of)
@@ -102,9 +101,9 @@ class BatchMaker:
         return order[:count]
 
     def _grouped(self, queries: list[str], rng: np.random.Generator) -> list[str]:
-        """The queries in groups of `together`: each that is left takes the most similar ones that are left with it.
+        """Reorder the queries in groups of `together`: each query takes the most similar ones that are left.
 
-        A group whose similar queries are all taken stays smaller. The groups are shuffled, or the last ones of each
+        A group stays smaller if its similar queries are taken. The groups are shuffled; otherwise the last ones of each
         round, which had little to choose from, would always share a batch.
         """
         if self.together == 1:

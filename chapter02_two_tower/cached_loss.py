@@ -1,11 +1,11 @@
-"""Large batches in little memory: the loss of the whole batch, the towers a chunk at a time (GradCache).
+"""Train on large batches in little memory: the loss of the whole batch, the towers a chunk at a time (GradCache).
 
-In-batch negatives get better with the batch, but a backward pass through 2,048 texts at once needs the activations of
-all of them. The loss, though, depends on the vectors alone, so its gradient can be taken in two steps:
+In-batch negatives get better with larger batches, but a backward pass through 2,048 texts at once needs the activations
+of all of them. The loss depends on the vectors alone, so its gradient has two factors:
 
     dL/dweights = sum over chunks of  (dvectors/dweights)^T dL/dvectors
 
-The second factor needs all vectors but no activations; the first needs activations, but of one chunk at a time. The
+The second factor needs all vectors but no activations; the first needs the activations of one chunk at a time. The
 price is one more forward pass. Source: Gao et al. 2021 (Scaling deep contrastive learning batch size under memory
 limited setup, arXiv:2101.06983).
 """
@@ -33,24 +33,23 @@ def cached_backward(
 ) -> Tensor:
     """Add the gradient of `loss_of([tower(tokens) for tower, tokens in parts])` to the weights; return the loss.
 
-    Value and gradient are those of the plain way, dropout included, to float precision; memory grows with
-    `rows_a_chunk`, no longer with the batch.
+    Value and gradient equal the plain ones, dropout included, to float precision. Memory grows with `rows_a_chunk`, not
+    with the batch.
 
-    parts: towers, each with its N tokenised texts. loss_of: makes the scalar loss from their vectors, [N, D] each; what
-    else it depends on, such as a temperature, gets its gradient too. Called under autocast, the towers run in it, and
-    the backward passes in float32. Returns the loss, detached.
+    parts: towers, each with its N tokenised texts. loss_of: makes the scalar loss from their vectors, [N, D] each;
+    other weights that it depends on, such as a temperature, get their gradient too. Under autocast the towers run in
+    it, and the backward passes in float32. Returns the loss, detached.
 
-    processes: of several, all must have the same weights and call this with the same parts. Each embeds its share of
-    the chunks, all see all vectors, and each ends with the gradient of the whole batch: what one process alone would
-    have, without dropout (the processes draw their own). A weight of the loss alone, such as a temperature, is not
-    averaged.
+    processes: all must have the same weights and call this with the same parts. Each embeds its share of the chunks,
+    all see all vectors, and each ends with the gradient of the whole batch, as one process alone would (except for
+    dropout, which each draws for itself). A weight of the loss alone, such as a temperature, is not averaged.
     """
     chunks = [
         (part, positions)
         for part, (_, tokens) in enumerate(parts)
         for positions in chunks_by_length(tokens, rows_a_chunk)[1]
     ]
-    # Longest first, dealt out in turn: all have about as much to do.
+    # The longest first and in turn, so that all processes have about as much to do.
     chunks = chunks[processes.rank :: processes.count]
     vectors, random_states = _embed_without_graph(parts, chunks)
     leaves = [processes.sum(part).requires_grad_() for part in vectors]  # zero where another embedded
@@ -67,7 +66,7 @@ def cached_backward(
 def _embed_without_graph(
     parts: Sequence[tuple[Tower, Tokens]], chunks: Sequence[tuple[int, list[int]]]
 ) -> tuple[list[Tensor], list[Any]]:
-    """The vectors [N, D] of each part, zeros where no chunk is, and the random state before each chunk."""
+    """Return the vectors [N, D] of each part, zeros where no chunk is, and the random state before each chunk."""
     vectors = [torch.zeros(len(tokens), tower.dimension, device=tower.device) for tower, tokens in parts]
     random_states = []
     with torch.no_grad():
@@ -103,7 +102,7 @@ def _backward(output: Tensor, gradient: Tensor | None) -> None:
 
 
 def _trained_weights(parts: Sequence[tuple[Tower, Tokens]]) -> list[torch.nn.Parameter]:
-    """Each weight once, though towers may share it, in the same order in every process."""
+    """Return each trained weight once, though towers may share it, in the same order in every process."""
     weights = {id(weight): weight for tower, _ in parts for weight in tower.parameters() if weight.requires_grad}
     return list(weights.values())
 

@@ -1,4 +1,4 @@
-"""Decides on validation queries how the towers are fused with BM25, and how much feedback pays.
+"""Choose, on validation queries, the weights of fusing the towers with BM25, and of feedback.
 
 The same choices as chapter 1's, made for the towers' vectors. `python -m chapter02_two_tower.choose`
 """
@@ -25,11 +25,11 @@ class ChooseConfig:
     profile: str | None = None
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
     gains: str = "linear"
-    """Gains of nDCG@10, by which the choice is made: linear or esci."""
+    """Gains of the nDCG@10 that decides: linear or esci."""
 
 
 def main(config: ChooseConfig) -> Choices:
-    """Try every setting on the validation queries, and write down the best ones with their curves.
+    """Try every setting on the validation queries, and save the best ones with their curves.
 
     The weights are the towers' shares. A catalogue without judged validation queries gets chapter 1's defaults.
     """
@@ -39,7 +39,7 @@ def main(config: ChooseConfig) -> Choices:
     inputs = {"baseline": indices.run, "reindex": towers.run}
     if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
         with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
-            save_choices(folder, towers.in_place_of_the_baseline(indices), config.gains)
+            save_choices(folder, towers.as_indices(indices), config.gains)
     return load_choices(artifacts, CHAPTER)
 
 

@@ -1,4 +1,4 @@
-"""A map of the shop as an encoder sees it: products and queries in two dimensions, near where they are alike."""
+"""Draw a map of the shop as an encoder sees it: similar products and queries lie close together."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ PERPLEXITY = 30.0
 
 @dataclass(frozen=True)
 class MapSample:
-    """What is drawn. products: product_id, category (the top of its path). queries: query_id, query. links: query_id,
-    product_id, the relevant products of these queries."""
+    """Hold the products, queries and links of a map.
+
+    products: product_id, category (the top of its path). queries: query_id, query. links: query_id, product_id, the
+    relevant products of these queries.
+    """
 
     products: pd.DataFrame
     queries: pd.DataFrame
@@ -40,8 +43,10 @@ def sample_for_map(
     links_per_query: int = 8,
     seed: int = 0,
 ) -> MapSample:
-    """Draw queries (`query_id, query`) that have relevant products, some of these products, and others from the
-    catalogue up to n_products. Raises CourseError if no query has a relevant product."""
+    """Sample queries (`query_id, query`) with some of their relevant products, and other products up to n_products.
+
+    Raises CourseError if no query has a relevant product.
+    """
     relevant = judgements[(judgements["grade"] >= RELEVANT_GRADE) & judgements["query_id"].isin(queries["query_id"])]
     if relevant.empty:
         raise CourseError("sample_for_map: none of these queries has a relevant product; give judged queries.")
@@ -64,11 +69,11 @@ def sample_for_map(
 
 
 def embedding_map(searcher: DenseSearcher, sample: MapSample, *, seed: int = 0) -> MapSample:
-    """Return the sample with columns x and y in products and queries: t-SNE of the vectors in the searcher's index and
-    of its encoder's vectors of the queries, all laid out together.
+    """Add columns x and y to the products and queries of the sample: t-SNE of their vectors, all together.
 
-    Neighbours in the map are neighbours in cosine similarity; distances between far parts mean nothing, nor do the
-    axes. Source: van der Maaten and Hinton, "Visualizing Data using t-SNE" (2008).
+    The vectors come from the searcher's index and encoder. Neighbours in the map are neighbours in cosine similarity;
+    distances between far parts mean nothing, nor do the axes. Source: van der Maaten and Hinton, "Visualizing Data
+    using t-SNE" (2008).
     """
     from sklearn.manifold import TSNE
 
@@ -76,7 +81,7 @@ def embedding_map(searcher: DenseSearcher, sample: MapSample, *, seed: int = 0) 
     rows = [at[product_id] for product_id in sample.products["product_id"]]
     queries = searcher.encoder.encode(sample.queries["query"].tolist()).vectors
     vectors = np.concatenate([searcher.index.vectors[rows], queries])
-    # On vectors of length 1 the Euclidean neighbours, which are found faster, are those of the cosine.
+    # For vectors of length 1 the Euclidean neighbours, which are found faster, are those of the cosine.
     layout = TSNE(init="pca", perplexity=min(PERPLEXITY, (len(vectors) - 1) / 3), random_state=seed)
     x, y = layout.fit_transform(vectors).T
     return MapSample(
@@ -87,12 +92,14 @@ def embedding_map(searcher: DenseSearcher, sample: MapSample, *, seed: int = 0) 
 
 
 def draw_map(axes: Axes, laid_out: MapSample, *, title: str = "", legend: bool = True) -> None:
-    """Draw what `embedding_map` returned: products coloured by category, queries as stars with their words, and a line
-    from each query to each of its relevant products: the shorter, the better the encoder."""
+    """Draw a sample from `embedding_map`: products coloured by category, queries as stars with their words.
+
+    A line joins each query to each of its relevant products; the shorter the lines, the better the encoder.
+    """
     from matplotlib import colormaps
 
     products, queries = laid_out.products, laid_out.queries
-    # Equal counts by name: two maps of one sample have the same colours.
+    # Equal counts are ordered by name, so that two maps of one sample have the same colours.
     common = products["category"].value_counts().sort_index().nlargest(SHOWN_CATEGORIES).index
     palette = dict(zip(common, colormaps["tab10"].colors, strict=False))
     for name, colour in palette.items():

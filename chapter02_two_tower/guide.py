@@ -1,10 +1,9 @@
-"""A guide: another encoder that knows what is likely relevant although nobody judged it.
+"""Mask likely relevant products that nobody judged, with another encoder as a guide.
 
-In-batch negatives are taken for irrelevant because nobody said otherwise. Where the guide puts such a product above the
-query's own positive, it is more likely a hole in the judgements, and is left out of the loss (Solatorio, "GISTEmbed:
-Guided In-sample Selection of Training Negatives for Text Embedding Fine-tuning", 2024). The negatives drawn for a query
-stay, whatever the guide thinks: mined ones were filtered by a margin, random ones rarely fit, and where the guide errs
-on them there is something to learn.
+In-batch negatives count as irrelevant because nobody judged them. If the guide scores such a product above the query's
+own positive, the product is probably relevant, and the loss leaves it out (Solatorio, "GISTEmbed: Guided In-sample
+Selection of Training Negatives for Text Embedding Fine-tuning", 2024). The negatives drawn for a query always stay:
+mined ones were filtered by a margin, random ones rarely fit, and the errors of the guide on them are worth learning.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from chapter02_two_tower.training_data import TrainingData, by_query
 
 @dataclass(frozen=True)
 class Guide:
-    """The guide's vectors of all training queries and products, by their ids.
+    """Hold the guide's vectors of all training queries and products.
 
-    queries [Q, D] and products [P, D]: float32, L2-normalised. irrelevant: query id -> products that a judge found
-    irrelevant; no guide overrules a judge.
+    query_ids, product_ids: row by id. queries [Q, D] and products [P, D]: float32, L2-normalised. irrelevant: query id
+    -> products that a judge found irrelevant; no guide overrules a judge.
     """
 
     query_ids: dict[str, int]
@@ -40,13 +39,12 @@ class Guide:
     def of(cls, indices: Indices, data: TrainingData) -> Guide:
         """Take chapter 1's encoder as the guide: its product vectors are there already.
 
-        Encodes the queries. Of several processes each does, on its own GPU, once they are established
-        (`common.processes`).
+        Encodes the queries, in each of several processes on its own GPU (so start the processes first).
         """
-        asked = pd.concat([data.training_pairs, data.notes])[["query_id", "query"]].drop_duplicates("query_id")
-        wordings = asked.set_index("query_id")["query"]
+        queries = pd.concat([data.training_pairs, data.notes]).drop_duplicates("query_id")
+        wordings = queries.set_index("query_id")["query"]
         place = {product_id: at for at, product_id in enumerate(indices.product_ids)}
-        # The guide may read the note that was cut out: it is asked whether the product fits, not taught anything.
+        # The guide reads the product with its note: it only has to know whether the product fits.
         place |= {text: place[of] for text, of in zip(data.notes["text_id"], data.notes["product_id"], strict=True)}
         return cls(
             query_ids={query_id: at for at, query_id in enumerate(wordings.index)},
@@ -57,8 +55,7 @@ class Guide:
         )
 
     def mark(self, batch: Batch) -> Batch:
-        """Return the batch with what the guide scores above a row's positive marked as known to be relevant, but for
-        what was drawn as its negative."""
+        """Return the batch with likely relevant products marked as known; negatives drawn for a row stay negatives."""
         queries = self.queries[[self.query_ids[query_id] for query_id in batch.query_ids]]
         products = self.products[[self.product_ids[product_id] for product_id in batch.product_ids]]
         likely = guide_mask(torch.from_numpy(queries), torch.from_numpy(products), batch.positives)

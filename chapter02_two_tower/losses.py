@@ -1,11 +1,11 @@
-"""The losses that pull a query's vector towards its products and push it from the others.
+"""Compute the losses that pull a query's vector towards its products and push it away from the others.
 
 All take L2-normalised vectors [rows, D], so that a dot product is a cosine, and return a scalar. In short:
 
     in_batch_negatives_loss     the first choice: every other product of the batch is a negative, for free
     weighted_contrastive_loss   pairs with a label each, relevant or not, without any batch structure
     triplet_loss                a query, a product that fits, one that does not: only their order matters
-    guide_mask                  finds negatives that a second model holds for relevant
+    guide_mask                  finds negatives that a second model takes to be relevant
     nested_loss                 any of them at several dimensions at once (Matryoshka)
     weighted_sum                several of them together
 """
@@ -32,7 +32,7 @@ def in_batch_negatives_loss(
     temperature: float | Tensor = 0.05,
     both_directions: bool = True,
 ) -> Tensor:
-    """Each query picks its product out of all products of the batch, and each product its query (InfoNCE).
+    """Let each query choose its product among all products of the batch, and each product its query (InfoNCE).
 
     With s_ic = cos(query i, product c) / temperature and p(i) the positive of row i, a row costs
 
@@ -44,14 +44,14 @@ def in_batch_negatives_loss(
 
     queries: [B, D]. products: [C, D], the positives of the rows and extra (hard, random) negatives in any order.
     positives: long [B], the column of each row's positive. known: bool [B, C], True where product c is relevant to
-    query i, or is suspected to be (`guide_mask`): no negative there. The row's own positive may be marked as well; a
-    product that stands in two columns, and a query that stands in two rows, must be. weights: [B], how much each pair
-    counts; a weight of 0 leaves the row's terms out, though its texts stay negatives of the others. temperature: a
-    number, or a scalar tensor to be trained.
+    query i, or likely to be (`guide_mask`): it is no negative. The row's own positive may be marked too; a product in
+    two columns, and a query in two rows, must be. weights: [B], how much each pair counts; a weight of 0 leaves the
+    row's terms out, though its texts stay negatives of the others. temperature: a number, or a scalar tensor to be
+    trained.
 
-    When to use: always, if only pairs that fit are known. It gets better with the batch (`cached_loss` makes batches
-    that memory would not hold) and with hard negatives as extra columns. Unlike `triplet_loss` it compares with all
-    negatives at once, and needs no margin.
+    When to use: always, if only pairs that fit are known. It gets better with larger batches (see `cached_loss`) and
+    with hard negatives as extra columns. Unlike `triplet_loss` it compares with all negatives at once, and needs no
+    margin.
 
     Source: van den Oord et al. 2018 (arXiv:1807.03748); both directions as in CLIP, Radford et al. 2021
     (arXiv:2103.00020); Henderson et al. 2017 (arXiv:1705.00652) for the use of the batch.
@@ -73,18 +73,18 @@ def in_batch_negatives_loss(
 def weighted_contrastive_loss(
     queries: Tensor, products: Tensor, labels: Tensor, *, weights: Tensor | None = None, margin: float = 0.2
 ) -> Tensor:
-    """Pairs that fit are pulled to cosine 1, pairs that do not are pushed below the margin.
+    """Pull pairs that fit to cosine 1, and push pairs that do not fit below the margin.
 
         mean over pairs of  weight * ( y (1 - cos)^2 + (1 - y) max(0, cos - margin)^2 )
 
     queries, products: [N, D], pair by pair. labels: [N], y = 1 relevant, 0 not. weights: [N]. margin: a cosine.
 
-    Two traps. A pair that fits must add nothing to the second term, else it is pushed away by what should pull it. And
-    the margin is one of cosine: 0.2 on the squared distance, 2 - 2 cos, would push only the pairs with a cosine above
-    0.9, and leave all others without gradient.
+    Two traps. A pair that fits must add nothing to the second term, or the loss pushes it away. And the margin is one
+    of cosine: 0.2 on the squared distance, 2 - 2 cos, would push only the pairs with a cosine above 0.9, and leave all
+    others without gradient.
 
-    When to use: where judged pairs are given, irrelevant ones too. It sees each pair alone, and has to be told a
-    cosine for "not relevant", so for ranking `in_batch_negatives_loss` is mostly better.
+    When to use: where judged pairs are given, irrelevant ones too. It sees each pair alone, and needs a fixed cosine
+    for "not relevant", so for ranking `in_batch_negatives_loss` is mostly better.
 
     Source: Hadsell et al. 2006 (Dimensionality reduction by learning an invariant mapping), with cosine for distance.
     """
@@ -97,7 +97,7 @@ def weighted_contrastive_loss(
 def triplet_loss(
     queries: Tensor, positives: Tensor, negatives: Tensor, *, weights: Tensor | None = None, margin: float = 0.2
 ) -> Tensor:
-    """The product that fits must be nearer than the one that does not, by a margin of cosine.
+    """Push the product that fits nearer than the one that does not, by a margin of cosine.
 
         mean over triplets of  weight * max(0, cos(query, negative) - cos(query, positive) + margin)
 
@@ -113,34 +113,33 @@ def triplet_loss(
     return _weighted_mean(torch.relu(order + margin), weights)
 
 
-def guide_mask(guide_queries: Tensor, guide_products: Tensor, positives: Tensor, *, margin: float = 0.0) -> Tensor:
-    """Likely false negatives, bool [B, C]: products that a guide model scores above a row's own positive.
+def guide_mask(guide_queries: Tensor, guide_products: Tensor, positives: Tensor) -> Tensor:
+    """Find likely false negatives, bool [B, C]: products that a guide model scores above a row's own positive.
 
     guide_queries [B, D'], guide_products [C, D']: the batch embedded by a second, frozen model, of any dimension.
-    positives: long [B]. margin: a product counts from (cosine of the positive - margin) on; more masks more. A row's
-    own positive is never marked.
+    positives: long [B]. A row's own positive is never marked.
 
-    When to use: as `known` of `in_batch_negatives_loss` (joined to what is known with |), where judgements are sparse
-    and large batches hold relevant products that nobody judged.
+    When to use: in `known` of `in_batch_negatives_loss`, where judgements are sparse and large batches have relevant
+    products that nobody judged.
 
     Source: Solatorio 2024 (GISTEmbed, arXiv:2402.16829).
     """
     scores = _cosines(guide_queries, guide_products)
     own = scores.gather(1, positives.unsqueeze(1))
-    return (scores > own - margin).scatter(1, positives.unsqueeze(1), False)
+    return (scores > own).scatter(1, positives.unsqueeze(1), False)
 
 
 def nested_loss(
     loss: Callable[[Tensor, Tensor], Tensor], queries: Tensor, products: Tensor, dimensions: Mapping[int, float]
 ) -> Tensor:
-    """A loss at several dimensions at once, so that the first components of a vector are a good vector themselves.
+    """Sum a loss over several dimensions, so that the first components of a vector are a good vector themselves.
 
         sum over (d, weight) of  weight * loss(truncate(queries, d), truncate(products, d))
 
     loss: takes queries [B, d] and products [C, d], of length 1. dimensions: weight by dimension, the full one among
     them if it should be trained. Raises CourseError if a dimension is larger than D.
 
-    When to use: where the index should be small, or its first pass cheap. It costs no further run of the towers.
+    When to use: where the index should be small, or its first pass cheap. The towers still run only once.
 
     Source: Kusupati et al. 2022 (Matryoshka representation learning, arXiv:2205.13147).
     """
@@ -152,9 +151,9 @@ def nested_loss(
 
 
 def weighted_sum(weights: Mapping[str, float], parts: Mapping[str, Tensor]) -> Tensor:
-    """The sum of weight * loss over the names, both given by name: {"in_batch": 1.0, "triplet": 0.2}.
+    """Sum weight * loss over the names, both given by name: {"in_batch": 1.0, "triplet": 0.2}.
 
-    Raises CourseError if the names of both differ, or there are none: a loss that is left out silently is not trained.
+    Raises CourseError if the names of both differ, or there are none, so that no loss is left out silently.
     """
     if not parts or weights.keys() != parts.keys():
         raise CourseError(f"weights are given for {sorted(weights)}, losses for {sorted(parts)}; name the same ones.")
@@ -162,17 +161,17 @@ def weighted_sum(weights: Mapping[str, float], parts: Mapping[str, Tensor]) -> T
 
 
 def _cosines(queries: Tensor, products: Tensor) -> Tensor:
-    """All cosines [B, C], in float32 under autocast too: in bfloat16 a logit of 20 is off by up to 0.06."""
+    """Return all cosines [B, C], in float32 under autocast too: in bfloat16 a logit of 20 is off by up to 0.06."""
     with torch.autocast(queries.device.type, enabled=False):
         return queries @ products.T
 
 
 def _cost_of_choice(scores: Tensor, relevant: Tensor, target: Tensor) -> Tensor:
-    """-log of the share [rows] of the target column in the softmax of a row, other relevant columns left out."""
+    """Return -log of the share [rows] of the target column in a row's softmax, without other relevant columns."""
     others = relevant.scatter(1, target.unsqueeze(1), False)
     return cross_entropy(scores.masked_fill(others, float("-inf")), target, reduction="none")
 
 
 def _weighted_mean(costs: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean over all rows of weight * cost. Not divided by the weights: a batch of weak pairs makes a weak step."""
+    """Average weight * cost over the rows; not over the weights, so that a batch of weak pairs makes a weak step."""
     return costs.mean() if weights is None else (weights * costs).mean()

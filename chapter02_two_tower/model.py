@@ -1,4 +1,4 @@
-"""The two towers: a query tower and a product tower that put queries and their products close together.
+"""Build the two towers, which put a query and the products that fit it close together.
 
     model = TwoTowerModel.build(Architecture(), seed=0)
     queries = model.query(model.query.tokenise(["usb c cable"]))          # [1, D], float32, length 1
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from math import log
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from chapter02_two_tower.architecture import MAX_TEMPERATURE, MIN_TEMPERATURE, Architecture
 from chapter02_two_tower.model_files import (
     DESCRIPTION,
     TOWERS,
@@ -34,94 +35,52 @@ from chapter02_two_tower.model_files import (
 )
 from common.atomic import atomic_folder
 from common.devices import choose_placement
-from common.encoders import CHARACTERS_A_TOKEN, MINILM, model_folder
-from common.engines import TOKENS_A_BATCH, batches_by_length, pad
+from common.encoders import CHARACTERS_PER_TOKEN, model_folder
+from common.engines import TOKENS_PER_BATCH, batches_by_length, pad
 from common.errors import CourseError
 from common.progress import progress
 
 ROWS_A_CHUNK = 16
-COOLEST, WARMEST = 0.01, 1.0  # a learned temperature stays between: below, the loss is all rounding; above, all noise
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What decides the shape of a TwoTowerModel. Raises CourseError for a value that makes no model.
-
-    encoder: the pretrained transformer to start from: "all-MiniLM-L6-v2" (packaged), a hub name or a folder.
-    shared: one network for both towers, which then differ in length only. On shops with thousands of pairs, not
-    millions, each side learns from the other's texts (siamese; Dong et al. 2022, arXiv:2204.07120).
-    pooling: "mean" of the token vectors, or "cls", the first one. projection: dimension of a linear head, None for
-    none. query_length, product_length: in tokens, special ones included; what goes beyond is not read.
-    temperature: what cosines are divided by in the softmax of the loss, 0.01 to 1. learn_temperature: start there and
-    train it. train_token_embeddings: False freezes the table of word pieces, half of MiniLM's weights.
-    dropout: probability in every dropout layer. gradient_checkpointing: recompute activations in the backward pass,
-    for less memory and the time of one more forward pass.
-    """
-
-    encoder: str = MINILM
-    shared: bool = True
-    pooling: str = "mean"
-    projection: int | None = None
-    query_length: int = 32
-    product_length: int = 64
-    temperature: float = 0.05
-    learn_temperature: bool = False
-    train_token_embeddings: bool = True
-    dropout: float = 0.0
-    gradient_checkpointing: bool = False
-
-    def __post_init__(self) -> None:
-        rules = {
-            "pooling": (self.pooling in ("mean", "cls"), "'mean' or 'cls'"),
-            "projection": (self.projection is None or self.projection >= 1, "a dimension of at least 1, or None"),
-            "query_length": (self.query_length >= 3, "at least 3 tokens"),
-            "product_length": (self.product_length >= 3, "at least 3 tokens"),
-            "temperature": (COOLEST <= self.temperature <= WARMEST, f"between {COOLEST} and {WARMEST}"),
-            "dropout": (0 <= self.dropout < 1, "at least 0 and below 1"),
-        }
-        for name, (holds, wanted) in rules.items():
-            if not holds:
-                raise CourseError(f"{name} must be {wanted}, not {getattr(self, name)!r}.")
 
 
 class Tower(nn.Module):
-    """Texts in, L2-normalised vectors out. Make towers with `TwoTowerModel`.
+    """Turn texts into L2-normalised vectors. Make towers with `TwoTowerModel`.
 
     max_length: in tokens, special ones included. dimension: D of the vectors.
     """
 
     def __init__(self, transformer: nn.Module, head: nn.Sequential, max_length: int) -> None:
-        """transformer and head (pooling, then perhaps a projection): modules of sentence-transformers."""
+        """Join two parts made of sentence-transformers' modules; head is a pooling, then perhaps a projection."""
         super().__init__()
         self.transformer, self.head, self.max_length = transformer, head, max_length
         self.dimension: int = getattr(head[-1], "out_features", transformer.get_embedding_dimension())
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return the device of the weights."""
         return next(self.parameters()).device
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included, at most `max_length` of them; not padded.
+        """Return the token ids of each text, special tokens included, at most `max_length` of them; not padded.
 
-        Text beyond 40 characters a token is cut before it is tokenised, as `TextEncoder.encode` does it. Raises
-        CourseError if texts is not a collection of str.
+        Text beyond 40 characters a token is cut before it is tokenised, as in `TextEncoder.encode`. Raises CourseError
+        if texts is not a collection of str.
         """
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise CourseError("tokenise: texts must be a list of str; write tokenise([text]) for one, '' for none.")
         if not len(texts):
             return []
-        limit = self.max_length * CHARACTERS_A_TOKEN
+        limit = self.max_length * CHARACTERS_PER_TOKEN
         # Half a surrogate pair, which no tokeniser takes, becomes "?".
         clean = [str(text[:limit]).encode("utf-8", "replace").decode("utf-8") for text in texts]
         return self.transformer.tokenizer(clean, truncation=True, max_length=self.max_length)["input_ids"]
 
     def forward(self, tokens: Sequence[Sequence[int]], *, rows_a_chunk: int = ROWS_A_CHUNK) -> Tensor:
-        """Vectors [B, D] of B tokenised texts, float32 and of length 1, under autocast too; with gradient.
+        """Return the vectors [B, D] of B tokenised texts, float32 and of length 1, under autocast too; with gradient.
 
-        The rows are sorted by length and run `rows_a_chunk` at a time, so that little of a chunk is padding (59 pairs
-        a second in training on two cores, where the batch in one piece made 40), then put back in order. Only
-        rounding tells the result from that of the whole batch at once.
+        The rows are sorted by length, run `rows_a_chunk` at a time and put back in order. So a chunk has little padding
+        (59 pairs a second in training on two cores; the batch in one piece: 40). The result is that of the whole batch
+        at once, to rounding.
         """
         if not len(tokens):
             return torch.empty(0, self.dimension, device=self.device)
@@ -132,26 +91,27 @@ class Tower(nn.Module):
         return vectors[place.to(vectors.device)]
 
     def embed_chunk(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Vectors [B, D] of B tokenised texts in one padded pass, in their order: the naive forward."""
+        """Return the vectors [B, D] of B tokenised texts, in one padded pass."""
         return _embed(self.transformer, self.head, tokens, int(self.transformer.tokenizer.pad_token_id or 0))
 
     def embed(self, texts: Sequence[str], *, desc: str | None = None) -> np.ndarray:
-        """Vectors float32 [N, D] of N texts for a search or a validation, as the network is now; see `FrozenTower`."""
+        """Return the vectors float32 [N, D] of N texts, for a search or a validation; see `FrozenTower`."""
         return self.frozen().embed(self.tokenise(texts), desc=desc)
 
     def frozen(self) -> FrozenTower:
-        """A copy of the network as it is now, for whoever embeds with it more than once."""
+        """Copy the network as it is now, to embed with it more than once."""
         return FrozenTower(self)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `SentenceTransformer(folder)` loads, with the same vectors and this `max_length`;
-        weights as safetensors, in float32 if the tower is."""
+        """Write a folder that `SentenceTransformer(folder)` loads, with the same vectors and this `max_length`."""
         save_parts(self.transformer, self.head, self.max_length, folder)
 
 
 class FrozenTower:
-    """A copy of a tower's network for inference: no gradient, no dropout, and in half precision where the machine
-    computes in it natively. What happens to the tower afterwards does not change it."""
+    """Embed with a copy of a tower's network: no gradient, no dropout, in half precision where that is native.
+
+    Training the tower afterwards does not change the copy.
+    """
 
     def __init__(self, tower: Tower) -> None:
         placement = choose_placement("torch")
@@ -162,7 +122,7 @@ class FrozenTower:
 
     @torch.inference_mode()
     def embed(self, tokens: Sequence[Sequence[int]], *, desc: str | None = None) -> np.ndarray:
-        """Vectors float32 [N, D] of N tokenised texts (`Tower.tokenise`); equal ones are embedded once.
+        """Return the vectors float32 [N, D] of N tokenised texts (`Tower.tokenise`); equal texts are embedded once.
 
         desc: the label of the progress bar; without it none is shown. Raises CourseError if a vector is not finite.
         """
@@ -171,7 +131,7 @@ class FrozenTower:
         distinct, pad_id = list(first), int(self._transformer.tokenizer.pad_token_id or 0)
         vectors = np.empty((len(distinct), self.dimension), dtype=np.float32)
         with progress(total=len(distinct), desc=desc, unit="text", shown=bool(desc)) as bar:
-            for batch in batches_by_length([len(ids) for ids in distinct], TOKENS_A_BATCH):
+            for batch in batches_by_length([len(ids) for ids in distinct], TOKENS_PER_BATCH):
                 rows = _embed(self._transformer, self._head, [distinct[at] for at in batch], pad_id)
                 vectors[batch] = rows.cpu().numpy()
                 bar.update(len(batch))
@@ -181,21 +141,15 @@ class FrozenTower:
 
 
 class QueryTower(Tower):
-    """The tower of what shoppers type."""
-
-    def __init__(self, transformer: nn.Module, head: nn.Sequential, max_length: int = 32) -> None:
-        super().__init__(transformer, head, max_length)
+    """Embed queries."""
 
 
 class ProductTower(Tower):
-    """The tower of product texts."""
-
-    def __init__(self, transformer: nn.Module, head: nn.Sequential, max_length: int = 64) -> None:
-        super().__init__(transformer, head, max_length)
+    """Embed product texts."""
 
 
 class TwoTowerModel(nn.Module):
-    """A query tower, a product tower and a temperature. Make one with `build` or `load`.
+    """Hold a query tower, a product tower and a temperature. Make one with `build` or `load`.
 
     If the towers share their network, `parameters()` and `state_dict()` hold it once, under "query.".
     """
@@ -211,16 +165,19 @@ class TwoTowerModel(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """What the loss divides cosines by, a scalar. A learned one is kept between 0.01 and 1; its gradient is that
-        of the unbounded one, so that it can leave the bound again."""
+        """Return the divisor of the cosines in the loss, a scalar.
+
+        A learned one is kept between 0.01 and 1, but its gradient is that of the unbounded one, so that it can leave
+        the bound again.
+        """
         if not self.architecture.learn_temperature:
             return torch.tensor(self.architecture.temperature, device=self.query.device)
-        bounded = self.log_temperature.clamp(log(COOLEST), log(WARMEST))
+        bounded = self.log_temperature.clamp(log(MIN_TEMPERATURE), log(MAX_TEMPERATURE))
         return (self.log_temperature + (bounded - self.log_temperature).detach()).exp()
 
     @classmethod
     def build(cls, architecture: Architecture, seed: int) -> TwoTowerModel:
-        """An untrained model in float32, in training mode: the pretrained encoder, and a projection drawn with `seed`.
+        """Make an untrained model, in float32 and training mode; a projection is drawn with `seed`.
 
         Raises CourseError if the encoder is not found, or brings modules beyond pooling and normalisation.
         """
@@ -229,7 +186,7 @@ class TwoTowerModel(nn.Module):
             kinds = ", ".join(type(module).__name__ for module in pretrained_head)
             raise CourseError(
                 f"encoder {architecture.encoder!r} has a head of its own ({kinds}), which the towers would lose; "
-                "choose a plain encoder, or go on training with TwoTowerModel.load."
+                "choose a plain encoder, or continue a training with TwoTowerModel.load."
             )
         head = _new_head(transformer.get_embedding_dimension(), architecture, seed)
         both = [(transformer, head), (transformer, head) if architecture.shared else copy.deepcopy((transformer, head))]
@@ -259,16 +216,14 @@ class TwoTowerModel(nn.Module):
             describe(staging, architecture=asdict(self.architecture), temperature=float(self.temperature.detach()))
 
     @classmethod
-    def load(cls, folder: Path, *, expected: Architecture | None = None) -> TwoTowerModel:
-        """The model that `save` wrote to `folder`, on the CPU, in training mode.
+    def load(cls, folder: Path) -> TwoTowerModel:
+        """Read the model that `save` wrote to `folder`, on the CPU, in training mode.
 
-        expected: refuse any other architecture than this one (which encoder it once started from does not matter).
-        Raises CourseError if files are missing, cut short or changed, or if the architecture is another.
+        Raises CourseError if files are missing, cut short or changed, or do not fit the architecture they state.
         """
         folder = Path(folder)
         description = read_description(folder, {field.name for field in fields(Architecture)})
         architecture = Architecture(**description["architecture"])
-        _check_expected(folder, architecture, expected)
         check_files(folder, description)
         parts = [_load_tower(folder / "query", architecture)]
         parts.append(parts[0] if architecture.shared else _load_tower(folder / "product", architecture))
@@ -279,7 +234,7 @@ class TwoTowerModel(nn.Module):
 
 
 def truncate(vectors: Any, dimension: int) -> Any:
-    """The first `dimension` components of vectors [..., D], a tensor or an array, again of length 1.
+    """Cut vectors [..., D], a tensor or an array, to their first `dimension` components, again of length 1.
 
     After training with `losses.nested_loss` the short vectors search almost as well as the long ones, at a fraction of
     the memory (Matryoshka; Kusupati et al. 2022, arXiv:2205.13147). Raises CourseError if there are fewer components.
@@ -293,7 +248,7 @@ def truncate(vectors: Any, dimension: int) -> Any:
 
 
 def chunks_by_length(tokens: Sequence[Sequence[int]], rows: int) -> tuple[list[int], list[list[int]]]:
-    """Positions of the texts, longest first, and the same cut into chunks of `rows`."""
+    """Return the positions of the texts, longest first, and the same positions in chunks of `rows`."""
     if rows < 1:
         raise CourseError(f"rows_a_chunk must be at least 1, not {rows}.")
     order = sorted(range(len(tokens)), key=lambda at: -len(tokens[at]))
@@ -346,16 +301,6 @@ def _leave_out_product(module: nn.Module, state: dict[str, Any], prefix: str, me
 def _repeat_query_as_product(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for key in [key for key in state if key.startswith(f"{prefix}query.")]:
         state[f"{prefix}product.{key.removeprefix(f'{prefix}query.')}"] = state[key]
-
-
-def _check_expected(folder: Path, found: Architecture, expected: Architecture | None) -> None:
-    if expected is None:
-        return
-    wanted, got = asdict(expected), asdict(found)
-    differing = [f"{name} {got[name]!r}, not {wanted[name]!r}" for name in wanted if wanted[name] != got[name]]
-    differing = [line for line in differing if not line.startswith("encoder ")]
-    if differing:
-        raise CourseError(f"{folder}: a model of another architecture ({'; '.join(differing)}); train it again.")
 
 
 def _load_tower(folder: Path, architecture: Architecture) -> tuple[nn.Module, nn.Sequential]:

@@ -1,16 +1,15 @@
-"""The files of a saved two-tower model: two folders that `SentenceTransformer` loads, and a description of both.
+"""Write and read the files of a two-tower model: two folders that `SentenceTransformer` loads, and a description.
 
     <model>/query/  <model>/product/  <model>/two_tower.json
 
-The description holds the digest of every file, so that a checkpoint that was cut short, or whose parts come from
-different models, is refused before it is read.
+The description has the digest of every file. So a checkpoint that was cut short, or whose parts come from different
+models, is refused before it is read.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import nn
 
 from common.atomic import read_json, write_json
 from common.devices import Placement
+from common.digests import file_sha256
 from common.engines import load_sentence_transformer, no_progress_bar
 from common.errors import CourseError
 
@@ -26,8 +26,10 @@ TOWERS = ("query", "product")
 
 
 def load_parts(folder: Path) -> tuple[nn.Module, nn.Sequential]:
-    """The transformer of a sentence-transformers folder, in float32 on the CPU, and its other modules without the
-    normalisation. Raises CourseError if the folder does not load or begins with something else."""
+    """Load a sentence-transformers folder: its transformer, in float32 on the CPU, and its head without normalisation.
+
+    Raises CourseError if the folder does not load or begins with something else.
+    """
     model = load_sentence_transformer(folder, Placement("cpu", "torch", "float32", "training starts in float32"))
     transformer, *rest = list(model)
     if not hasattr(transformer, "auto_model") or not getattr(transformer.tokenizer, "is_fast", False):
@@ -44,7 +46,7 @@ def save_parts(transformer: nn.Module, head: nn.Sequential, max_length: int, fol
 
     device = str(next(transformer.parameters()).device)
     model = SentenceTransformer(modules=[transformer, *head, Normalize()], device=device, local_files_only=True)
-    # What tokenising changes: the files should not depend on who tokenised last.
+    # Tokenising changes these settings, and the files should not depend on the last call.
     transformer.tokenizer.backend_tokenizer.no_truncation()
     transformer.tokenizer.backend_tokenizer.no_padding()
     own = model.max_seq_length
@@ -57,7 +59,7 @@ def save_parts(transformer: nn.Module, head: nn.Sequential, max_length: int, fol
 
 
 def store_once(folder: Path) -> None:
-    """Let the weights of two equal towers take the room of one, where the file system can link files."""
+    """Store the weights of two equal towers once, where the file system can link files."""
     first, second = (folder / name / "model.safetensors" for name in TOWERS)
     link = second.with_name(f"{second.name}.link")
     try:
@@ -68,13 +70,13 @@ def store_once(folder: Path) -> None:
 
 
 def describe(folder: Path, *, architecture: Mapping[str, Any], temperature: float) -> None:
-    """Write `two_tower.json`, last: the architecture, the temperature now, and the digests of the towers' files."""
+    """Write `two_tower.json`: the architecture, the present temperature, and the digests of the towers' files."""
     description = {"architecture": dict(architecture), "temperature": temperature, "sha256": _digests(folder)}
     write_json(folder / DESCRIPTION, description)
 
 
 def read_description(folder: Path, fields: Collection[str]) -> dict[str, Any]:
-    """What `describe` wrote. Raises CourseError if it is missing, no JSON, or its architecture has other fields."""
+    """Read what `describe` wrote; raise CourseError if it is missing, no JSON, or has other fields."""
     description = read_json(folder / DESCRIPTION)
     complete = isinstance(description, dict) and {"architecture", "temperature", "sha256"} <= set(description)
     if not complete or set(description["architecture"]) != set(fields):
@@ -83,7 +85,7 @@ def read_description(folder: Path, fields: Collection[str]) -> dict[str, Any]:
 
 
 def check_files(folder: Path, description: Mapping[str, Any]) -> None:
-    """Raises CourseError, naming the file, if one is not as it was when the model was saved."""
+    """Raise CourseError, naming the file, if one is not as it was when the model was saved."""
     found = _digests(folder)
     for name, digest in description["sha256"].items():
         if found.get(name) != digest:
@@ -93,4 +95,4 @@ def check_files(folder: Path, description: Mapping[str, Any]) -> None:
 
 def _digests(folder: Path) -> dict[str, str]:
     paths = sorted(path for name in TOWERS for path in (folder / name).rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}

@@ -1,4 +1,4 @@
-"""The loss of one batch: which losses are asked for, put together from the batch's vectors."""
+"""Compute the loss of one batch from its vectors, with the losses that the config asks for."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from chapter02_two_tower.train_config import TrainConfig
 def batch_loss(
     queries: torch.Tensor, products: torch.Tensor, batch: Batch, config: TrainConfig, temperature: torch.Tensor | float
 ) -> torch.Tensor:
-    """Return the loss of a batch from its vectors, queries [B, D] and products [C, D]: the weighted sum of the losses
-    that `config` asks for, and the same again on each shorter prefix of the vectors (`config.dimensions`)."""
+    """Compute the weighted sum of the losses that `config` asks for, and again on each prefix (`config.dimensions`).
+
+    queries: [B, D]. products: [C, D].
+    """
 
     def at_one_dimension(q: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
         losses = {
@@ -41,7 +43,7 @@ def _in_batch(q: torch.Tensor, p: torch.Tensor, batch: Batch, temperature: torch
 
 
 def _contrastive(q: torch.Tensor, p: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Every positive pair, and every pair of a query with a negative drawn for it."""
+    """Compute the contrastive loss of all positive pairs, and of all queries with the negatives drawn for them."""
     row, place = _drawn(batch)
     left = torch.cat([q, q[row]])
     right = torch.cat([p[batch.positives], p[batch.own_negatives[row, place]]])
@@ -51,7 +53,7 @@ def _contrastive(q: torch.Tensor, p: torch.Tensor, batch: Batch) -> torch.Tensor
 
 
 def _triplet(q: torch.Tensor, p: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Every query with its positive and each negative drawn for it."""
+    """Compute the triplet loss of every query with its positive and each negative drawn for it."""
     row, place = _drawn(batch)
     if not len(row):
         return 0.0 * (q.sum() + p.sum())
@@ -61,9 +63,9 @@ def _triplet(q: torch.Tensor, p: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 
 def _drawn(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row and place of every negative drawn for a pair, without those that are known to be relevant."""
+    """Return row and place of every negative drawn for a pair, without those that are known to be relevant."""
     own = batch.own_negatives
     if not own.shape[1]:
         return torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
-    shut = batch.known.gather(1, own.clamp(min=0))
-    return ((own >= 0) & ~shut).nonzero(as_tuple=True)
+    excluded = batch.known.gather(1, own.clamp(min=0))
+    return ((own >= 0) & ~excluded).nonzero(as_tuple=True)

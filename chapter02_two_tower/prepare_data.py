@@ -1,12 +1,12 @@
-"""From a catalogue to training examples: pairs of a query and a product, relevant or not, by split and by stage.
+"""Make the training examples of a catalogue: pairs of a query and a product, relevant or not, by split and by stage.
 
-Judged queries of the split "train" are trained on where a catalogue has them. Where it has none (its judged queries
-are for evaluation only) queries are made from the catalogue itself, see `chapter02_two_tower.spans`. No query that is
-not a training query is ever trained on, nor is a training query with the same words.
+Training uses the judged queries of the split "train". If there are none (the judged queries are for evaluation only),
+it uses queries made from the catalogue itself, see `chapter02_two_tower.spans`. It never uses a query of another split,
+nor a training query with the same words.
 
-The table `hard_negatives` is what chapter 1's index gives: there to look at, and to compare with. Training does not
-read it. It mines anew with its own model at the start of stage 2 (of stage 3 too, if that is given negatives), and adds
-to that only the judged negatives of these tables.
+The table `hard_negatives` shows what chapter 1's index gives. Training does not read it: it mines anew, with its own
+model, at the start of stage 2 (of stage 3 too, if that is given negatives), and adds the judged negatives of these
+tables.
 
 `python -m chapter02_two_tower.prepare_data --catalogue pocket_shop`
 """
@@ -22,9 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from chapter01_baseline.reindex import Indices, load_indices
-from chapter02_two_tower.mine_hard_negatives import hard_negatives_of, searchable, training_queries
+from chapter02_two_tower.examples import query_examples
+from chapter02_two_tower.mine_hard_negatives import hard_negatives_of
 from chapter02_two_tower.notes import note_pairs
-from chapter02_two_tower.spans import catalogue_pairs, products_with_words, query_key
+from chapter02_two_tower.query_words import products_with_words
 from chapter02_two_tower.training_data import (
     CHAPTER,
     HARD_DTYPES,
@@ -36,64 +37,72 @@ from chapter02_two_tower.training_data import (
     draw_summary,
     known_relevant,
     load_training_data,
+    searchable,
     summary,
+    training_queries,
 )
 from common.artifacts import Artifacts
-from common.catalogue import RELEVANT_GRADE, Catalogue, load_catalogue
+from common.catalogue import Catalogue, load_catalogue
 from common.cli import run_step
 from common.errors import CourseError
+from common.profiles import check_ranges
 from common.progress import tell
-from common.search import Searcher
 from common.settings import resolve_profile
 
 __all__ = ["PrepareConfig", "TrainingData", "draw_summary", "load_training_data", "main", "summary"]
 
 WEIGHTS = {3: 1.0, 2: 0.9, 1: 0.6}
 """Weight of a positive by its grade: exact, substitute, complement."""
-
-CATALOGUE_PAIRS = {"smoke": 400, "pocket": 8_000, "full": 50_000}
-"""Pairs made from a catalogue without judged training queries, by profile."""
-
-
 MARGIN_OF_MADE_UP = 0.05
+RANGES = {
+    "random_per_positive": (1, 4),
+    "hard_per_query": (10, 20),
+    "hard_top": (10, 1000),
+    "validation_share": (0.001, 0.5),
+    "weak_labels": (0, None),
+}
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Make the training examples of a catalogue: positives, random and judged negatives; and, to look at and to compare
-    with, the hard negatives that chapter 1's index gives (training mines its own)."""
+    """Make the training examples of a catalogue: positives, random and judged negatives.
+
+    The table of hard negatives that chapter 1's index gives is for comparison; training mines its own.
+    """
 
     catalogue: str = "pocket_shop"
     """Name of a catalogue, or the path of a saved one."""
     profile: str | None = None
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
     use_complements: bool = True
-    """Whether complements (grade 1) are weak positives of stage 3. They are negatives in no case."""
+    """Use complements (grade 1) as weak positives of stage 3. They are never negatives."""
     random_per_positive: int = 2
     """Random negatives for each positive of stage 1: 1 to 4."""
     hard_per_query: int = 15
-    """Rows of hard_negatives for a training query, at most: 10 to 20. Training mines its own, with its model."""
+    """Rows of hard_negatives for a training query, at most: 10 to 20."""
     hard_top: int = 100
-    """How far down chapter 1's ranking the rows of hard_negatives are taken from."""
+    """Depth of chapter 1's ranking from which the rows of hard_negatives are taken."""
     validation_share: float = 0.1
     """Share of the training queries held out, where the catalogue has no validation queries of its own."""
     catalogue_pairs: int | None = None
     """Pairs made from the catalogue itself; None: none where there are judged training queries, else by profile."""
     weak_labels: int = 5
-    """Products that keyword search ranks first for a made-up query, and that become positives beside its own."""
+    """First results of keyword search for a made-up query that become positives beside its own product."""
     notes: bool = True
-    """Whether to learn from other names and uses that stand in the product texts (`chapter02_two_tower.notes`)."""
+    """Learn from other names and uses that stand in the product texts (`chapter02_two_tower.notes`)."""
     seed: int = 0
-    """Of the held-out queries, the random negatives, and the queries made from the catalogue."""
+    """Seed of the held-out queries, the random negatives, and the queries made from the catalogue."""
 
 
 def main(config: PrepareConfig) -> TrainingData:
-    """Make the tables and write them down, or read them if they were made from the same before.
+    """Make the tables, or read them if they were made from the same inputs before.
 
     Raises `CourseError` for settings out of range, and for a catalogue from which nothing can be learned: no judged
     training queries and no words to make queries from, or no product that could be a negative.
     """
-    _check(config)
+    check_ranges("prepare_data", config, RANGES)
+    if config.catalogue_pairs is not None:
+        check_ranges("prepare_data", config, {"catalogue_pairs": (0, None)})
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
     inputs = {"reindex": artifacts.current("chapter01_baseline", "reindex")}
@@ -108,7 +117,16 @@ def main(config: PrepareConfig) -> TrainingData:
 def make_tables(catalogue: Catalogue, indices: Indices, config: PrepareConfig) -> dict[str, pd.DataFrame]:
     """Return the tables of `TrainingData` by name. Deterministic in the config's seed."""
     texts = searchable(catalogue.products)
-    examples, made = _examples(catalogue, texts, indices.keyword, config)
+    examples, made = query_examples(
+        catalogue,
+        texts,
+        indices.keyword,
+        made_up=config.catalogue_pairs,
+        profile=resolve_profile(config.profile),
+        weak_labels=config.weak_labels,
+        validation_share=config.validation_share,
+        seed=config.seed,
+    )
     held_out = pd.concat([catalogue.queries["query"], examples["val"]["query"]])
     notes = note_pairs(catalogue.products[: None if config.notes else 0], forbidden=held_out)
     relevant = _relevant(catalogue, examples, made, notes)
@@ -130,104 +148,14 @@ def make_tables(catalogue: Catalogue, indices: Indices, config: PrepareConfig) -
     return tables | {"hard_negatives": _hard_negatives(TrainingData(None, **tables), indices, texts, config)}
 
 
-def _check(config: PrepareConfig) -> None:
-    for name, low, high in (("random_per_positive", 1, 4), ("hard_per_query", 10, 20), ("hard_top", 10, 1000)):
-        if not low <= getattr(config, name) <= high:
-            raise CourseError(f"prepare_data: {name} is {getattr(config, name)}; choose {low} to {high}.")
-    if not 0 < config.validation_share <= 0.5:
-        raise CourseError(f"prepare_data: validation_share is {config.validation_share}; choose above 0, at most 0.5.")
-    if config.weak_labels < 0:
-        raise CourseError(f"prepare_data: weak_labels is {config.weak_labels}; choose 0 or more.")
-    if config.catalogue_pairs is not None and config.catalogue_pairs < 0:
-        raise CourseError(f"prepare_data: catalogue_pairs is {config.catalogue_pairs}; choose 0 or more, or leave out.")
-
-
-def _examples(
-    catalogue: Catalogue, texts: Mapping[str, str], keyword: Searcher, config: PrepareConfig
-) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """By split the examples `query_id, query, product_id, grade`, grades of 0 included and <NA> for made-up queries;
-    and all examples that were made up."""
-    train, val, test = (_judged(catalogue, split, texts) for split in ("train", "val", "test"))
-    train = _trainable(train, catalogue)
-    count = config.catalogue_pairs
-    if count is None:
-        count = 0 if len(train) else CATALOGUE_PAIRS[resolve_profile(config.profile)]
-    made = _made_up(catalogue, texts, count, keyword, config) if count else train.iloc[:0]
-    if len(train) and not (val["grade"] >= RELEVANT_GRADE).any():
-        train, val = _hold_out(train, config)
-    if len(train):
-        train = pd.concat([train, made], ignore_index=True)
-    elif len(made):
-        train, val = _hold_out(made, config)
-    else:
-        raise CourseError(
-            f"{catalogue.source}: no judged training queries, and no queries could be made from the catalogue; "
-            "judge some queries of the split train, or set catalogue_pairs above 0."
-        )
-    return {"train": train, "val": val, "test": test}, made
-
-
-def _judged(catalogue: Catalogue, split: str, texts: Mapping[str, str]) -> pd.DataFrame:
-    """The judgements of the queries of a split, of products that have a text, in the order of the queries."""
-    queries = catalogue.split_queries(split)[["query_id", "query"]]
-    judged = queries.merge(catalogue.judgements[["query_id", "product_id", "grade"]], on="query_id")
-    return judged[judged["product_id"].isin(texts)].reset_index(drop=True)
-
-
-def _trainable(judged: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
-    """Training judgements without the queries whose words stand outside the training split too, and without those
-    that have no exact or substitute product."""
-    outside = catalogue.queries[catalogue.queries["split"] != "train"]["query"]
-    leaked = judged["query"].map(query_key).isin(set(outside.map(query_key)))
-    answered = judged["query_id"].isin(judged[judged["grade"] >= RELEVANT_GRADE]["query_id"])
-    for left_out, why in (
-        (leaked, "their words stand outside the training split too"),
-        (~leaked & ~answered, "they have no exact or substitute product"),
-    ):
-        if left_out.any():
-            tell(f"{judged[left_out]['query_id'].nunique():,} training queries left out: {why}.")
-    return judged[~leaked & answered].reset_index(drop=True)
-
-
-def _made_up(
-    catalogue: Catalogue, texts: Mapping[str, str], count: int, keyword: Searcher, config: PrepareConfig
-) -> pd.DataFrame:
-    """Examples made from the catalogue itself; none has the words of a query of the catalogue, of whatever split.
-
-    A short query fits more products than the one it was made from. Keyword search names some of them: a weak teacher,
-    and the only one that a shop without judges has (Dehghani et al., "Neural Ranking Models with Weak Supervision",
-    2017).
-    """
-    products = catalogue.products[catalogue.products["product_id"].isin(texts)]
-    made = catalogue_pairs(products, count=count, seed=config.seed, forbidden=catalogue.queries["query"].tolist())
-    if config.weak_labels:
-        wordings = made["query"].drop_duplicates().tolist()
-        hits = keyword.search(wordings, config.weak_labels, allowed=[*texts])
-        weak = [(query, found) for row, query in enumerate(wordings) for found, _ in hits.row(row)]
-        made = pd.concat([made, pd.DataFrame(weak, columns=["query", "product_id"], dtype="str")])
-        made = made.drop_duplicates(ignore_index=True)
-    number = made.groupby("query", sort=False).ngroup()
-    made.insert(0, "query_id", [f"catalogue-{at:06d}" for at in number])
-    return made.assign(grade=pd.array([pd.NA] * len(made), dtype="Int64")).astype({"query_id": "str"})
-
-
-def _hold_out(examples: pd.DataFrame, config: PrepareConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Take a share of the queries for validation, all that have the same words (`query_key`) together."""
-    keys = examples["query"].map(query_key)
-    distinct = list(dict.fromkeys(keys))
-    if len(distinct) < 2:
-        raise CourseError("there is one training query only; judge a second one, which validation can hold out.")
-    size = max(1, round(config.validation_share * len(distinct)))
-    chosen = np.random.default_rng([config.seed, 0]).choice(len(distinct), size, replace=False)
-    held = keys.isin({distinct[at] for at in chosen})
-    return examples[~held].reset_index(drop=True), examples[held].reset_index(drop=True)
-
-
 def _relevant(
     catalogue: Catalogue, examples: Mapping[str, pd.DataFrame], made: pd.DataFrame, notes: pd.DataFrame
 ) -> pd.DataFrame:
-    """All pairs known to be relevant, of all splits: judged E, S or C; or made up, with whatever has all the words; or
-    noted. What a product is relevant to, its text without a note is relevant to as well."""
+    """Return all pairs known to be relevant, of all splits.
+
+    These are pairs judged E, S or C, made-up queries with their products and all others that have the same words, and
+    notes. A product's text without its note is relevant to the same queries as the product.
+    """
     found = pd.concat([*examples.values()])
     found = [found[found["grade"].isna() | (found["grade"] > 0)][["query_id", "product_id"]]]
     ids = made.drop_duplicates("query_id")
@@ -242,7 +170,7 @@ def _relevant(
 
 
 def _judged_pairs(examples: pd.DataFrame, split: str, texts: Mapping[str, str]) -> pd.DataFrame:
-    """Examples as rows of the tables: label, weight and stage follow from the grade."""
+    """Return examples as rows of the tables; label, weight and stage follow from the grade."""
     grade = examples["grade"].astype("Int64")
     irrelevant = (grade == 0).fillna(False)
     stage = grade.map({3: 1, 2: 1, 1: 3, 0: 2}).fillna(1)
@@ -266,13 +194,13 @@ def _pairs(
     config: PrepareConfig,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """The rows of a split with random negatives for its positives of stage 1."""
+    """Return the rows of a split, with random negatives for its positives of stage 1."""
     pairs = _judged_pairs(examples, split, texts)
     if not config.use_complements:
         pairs = pairs[pairs["stage"] != 3]
     goals = pairs[(pairs["stage"] == 1) & (pairs["label"] == 1)]
-    shut = known_relevant(pd.concat([relevant, examples[["query_id", "product_id"]]]))
-    drawn = draw_negatives(goals, shut, [*texts], config.random_per_positive, rng)
+    excluded = known_relevant(pd.concat([relevant, examples[["query_id", "product_id"]]]))
+    drawn = draw_negatives(goals, excluded, [*texts], config.random_per_positive, rng)
     without = goals["query_id"].nunique() - drawn["query_id"].nunique()
     if without:
         tell(f"{without:,} {split} queries have no random negatives: every product is judged or relevant.")
@@ -281,29 +209,27 @@ def _pairs(
 
 def draw_negatives(
     goals: pd.DataFrame,
-    shut: Mapping[str, frozenset[str]],
+    excluded: Mapping[str, frozenset[str]],
     product_ids: Sequence[str],
     per_positive: int,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
     """Draw `per_positive` products for each positive of `goals`, as `query_id, product_id`.
 
-    Those of one query are distinct and none is in its set of `shut`. A query gets fewer where there are no more, and
-    none if every product is shut.
+    The products of one query are distinct, and none is in its set of `excluded`. A query may get fewer, or none.
     """
     rows = []
     for query_id, positives in by_query(goals).items():
-        closed = shut.get(query_id, frozenset())
+        barred = excluded.get(query_id, frozenset())
         wanted = per_positive * len(positives)
-        if wanted + len(closed) > len(product_ids) // 2:
-            open_ids = [product_id for product_id in product_ids if product_id not in closed]
-            order = rng.permutation(len(open_ids))[:wanted]
-            rows += [(query_id, open_ids[at]) for at in order]
+        if wanted + len(barred) > len(product_ids) // 2:
+            allowed = [product_id for product_id in product_ids if product_id not in barred]
+            rows += [(query_id, allowed[at]) for at in rng.permutation(len(allowed))[:wanted]]
             continue
         taken: dict[str, None] = {}
-        while len(taken) < wanted:  # more than half of the products are open: two draws a negative are enough
+        while len(taken) < wanted:  # at least half of the products are allowed: two draws a negative are enough
             product_id = product_ids[rng.integers(len(product_ids))]
-            if product_id not in closed:
+            if product_id not in barred:
                 taken[product_id] = None
         rows += [(query_id, product_id) for product_id in taken]
     return pd.DataFrame(rows, columns=["query_id", "product_id"], dtype="str")
@@ -327,10 +253,10 @@ def _random_pairs(drawn: pd.DataFrame, goals: pd.DataFrame, split: str, texts: M
 def _hard_negatives(
     data: TrainingData, indices: Indices, texts: Mapping[str, str], config: PrepareConfig
 ) -> pd.DataFrame:
-    """What chapter 1's encoder ranks in the first `hard_top` of its index without being relevant: to look at, and to
-    compare with what training mines (`chapter02_two_tower.stages`).
+    """Return the products that chapter 1's encoder ranks in its first `hard_top` although they are not relevant.
 
-    Where nobody judged, what scores as high as a query's lowest positive, or nearly, is left out as well.
+    They are for comparison with what training mines (`chapter02_two_tower.stage_batches`). Where nobody judged,
+    products that score nearly as high as a query's lowest positive are left out as well.
     """
     judged = data.training_pairs["grade"].notna().any()
     wordings, index = training_queries(data), indices.dense.index

@@ -1,4 +1,4 @@
-"""Embeds the catalogue with the trained product tower and builds the new indices, Flat and HNSW, beside chapter 1's.
+"""Embed the catalogue with the trained product tower and build its indices, Flat and HNSW, beside chapter 1's.
 
 `python -m chapter02_two_tower.reindex --catalogue pocket_shop`
 
@@ -17,7 +17,8 @@ import numpy as np
 from chapter01_baseline.reindex import Indices, load_indices, save_vectors
 from chapter02_two_tower.model import DESCRIPTION
 from chapter02_two_tower.train import tower_folders
-from common.artifacts import Artifacts, RunFolder, fingerprint, read_json
+from common.artifacts import Artifacts, RunFolder, fingerprint
+from common.atomic import read_json
 from common.catalogue import Catalogue, load_catalogue, product_text
 from common.cli import run_step
 from common.encoders import Embeddings, TextEncoder, load_text_encoder
@@ -39,17 +40,17 @@ class ReindexConfig:
     hnsw_m: int = 32
     """HNSW: links of each vector."""
     ef_construction: int = 200
-    """HNSW: candidates looked at while building."""
+    """HNSW: candidates compared while building."""
     ef_search: int = 100
-    """HNSW: candidates looked at while searching."""
+    """HNSW: candidates compared while searching."""
 
 
 class PairedEncoder:
-    """A query tower that searches the vectors of its product tower: the `encoder` of a `DenseSearcher`.
+    """Search the vectors of a product tower with its query tower: the `encoder` of a `DenseSearcher`.
 
-    An index refuses the vectors of another encoder, and two towers are two encoders: with one network between them they
-    still differ in length. Trained together they compare; `encoder_id` names the pair, and index and queries both carry
-    it. The towers of another training are another pair and are refused.
+    An index refuses the vectors of another encoder. Two towers are two encoders, for they differ in length even with
+    one network; but they were trained together, so their vectors compare. Hence both have one `encoder_id`, that of the
+    pair, and the towers of another training are refused.
 
     query, product: the towers. Raises CourseError if their vectors differ in dimension.
     """
@@ -64,18 +65,21 @@ class PairedEncoder:
         self.encoder_id = f"towers-{fingerprint([query.encoder_id, product.encoder_id])}"
 
     def encode(self, texts: Sequence[str], *, desc: str | None = None) -> Embeddings:
-        """The vectors of N queries, [N, D]; see `common.encoders.TextEncoder.encode`."""
+        """Return the vectors of N queries, [N, D]; see `common.encoders.TextEncoder.encode`."""
         return Embeddings(self.query.encode(texts, desc=desc).vectors, self.encoder_id)
 
     def encode_products(self, texts: Sequence[str], *, desc: str | None = None) -> Embeddings:
-        """The vectors of N product texts, [N, D]."""
+        """Return the vectors of N product texts, [N, D]."""
         return Embeddings(self.product.encode(texts, desc=desc).vectors, self.encoder_id)
 
 
 @dataclass(frozen=True)
 class Towers:
-    """What chapter 2 searches in: `dense` is exact (Flat), `hnsw` approximate; both hold `embeddings`, what the product
-    tower of the best model makes of the catalogue, and are asked through its query tower."""
+    """Hold the indices of chapter 2: `dense` is exact (Flat), `hnsw` approximate.
+
+    Both hold `embeddings`, the catalogue's vectors from the product tower of the best model, and are searched with its
+    query tower.
+    """
 
     run: RunFolder
     catalogue: Catalogue
@@ -87,22 +91,24 @@ class Towers:
 
     @property
     def query_encoder(self) -> TextEncoder:
-        """The query tower of the best model."""
+        """Return the query tower of the best model."""
         return self.encoder.query
 
     @property
     def product_encoder(self) -> TextEncoder:
-        """The product tower of the best model."""
+        """Return the product tower of the best model."""
         return self.encoder.product
 
     @cached_property
     def others(self) -> dict[str, DenseSearcher]:
-        """Exact search with the other models of the training, "stage1" and "control"; loaded when first asked for."""
+        """Return exact search with the other models of the training, "stage1" and "control"; loaded on first use."""
         return {name: _searcher(folder, self.run.path / name) for name, folder in self.other_folders.items()}
 
-    def in_place_of_the_baseline(self, indices: Indices) -> Indices:
-        """Chapter 1's indices with these vectors instead of its own: whatever chapter 1 does with an encoder (fusion,
-        feedback, choosing, cross-validation) it does with the towers."""
+    def as_indices(self, indices: Indices) -> Indices:
+        """Return chapter 1's indices with these vectors instead of its own.
+
+        All that chapter 1 does with an encoder (fusion, feedback, choosing, cross-validation) then uses the towers.
+        """
         return replace(indices, encoder=self.encoder, embeddings=self.embeddings, dense=self.dense, hnsw=self.hnsw)
 
 
@@ -151,7 +157,7 @@ def load_towers_of(folder: Path) -> PairedEncoder:
     """Load the two towers of a saved model for searching."""
     architecture = read_json(folder / DESCRIPTION)["architecture"]
     lengths = {name: architecture[f"{name}_length"] for name in ("query", "product")}
-    # One network under two names would be converted for this machine twice, at ten seconds each.
+    # Loaded under two names, one network would be converted for this machine twice, at ten seconds each.
     longest = max(lengths, key=lengths.__getitem__)
     sources = dict.fromkeys(lengths, longest) if architecture["shared"] else {name: name for name in lengths}
     cache = artifacts_root() / "embeddings"

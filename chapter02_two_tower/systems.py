@@ -1,4 +1,4 @@
-"""What chapter 2 offers to the scoreboard, the demo and the service: its searchers by name."""
+"""Offer chapter 2's searchers, by name, to the scoreboard, the demo and the service."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from chapter01_baseline.choose import load_choices
-from chapter01_baseline.systems import first_stages
+from chapter01_baseline.systems import FUSION, FUSION_FEEDBACK, MINILM, MINILM_ROCCHIO, first_stages
+from chapter01_baseline.systems import SCORES as BASELINE_SCORES
 from chapter02_two_tower.reindex import CHAPTER, Towers, load_both
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue
@@ -14,16 +15,23 @@ from common.search import Searcher
 
 Found = TypeVar("Found")
 
-NAMES = {
-    "MiniLM": "two towers",
-    "MiniLM + Rocchio": "two towers + Rocchio",
-    "fusion": "two towers + BM25",
-    "fusion + feedback": "two towers + BM25 + feedback",
-}
-"""Chapter 1's systems that have an encoder in them, and what they are called with the towers in its place."""
+TWO_TOWERS, TWO_TOWERS_ROCCHIO = "two towers", "two towers + Rocchio"
+TWO_TOWERS_BM25, TWO_TOWERS_BM25_FEEDBACK = "two towers + BM25", "two towers + BM25 + feedback"
+TWO_TOWERS_HNSW = "two towers, HNSW"
+STAGE_1, RANDOM_NEGATIVES = "two towers, stage 1", "two towers, random negatives"
 
-ABLATIONS = {"stage1": "two towers, stage 1", "control": "two towers, random negatives"}
-"""The other models of the training: after random negatives only, and at equal steps without hard negatives."""
+NAMES = {
+    MINILM: TWO_TOWERS,
+    MINILM_ROCCHIO: TWO_TOWERS_ROCCHIO,
+    FUSION: TWO_TOWERS_BM25,
+    FUSION_FEEDBACK: TWO_TOWERS_BM25_FEEDBACK,
+}
+"""Chapter 1's systems that use an encoder, and their names with the towers in its place."""
+SCORES = {ours: BASELINE_SCORES[theirs] for theirs, ours in NAMES.items()}
+"""What the scores of each system measure, from the simplest to the strongest."""
+
+ABLATIONS = {"stage1": STAGE_1, "control": RANDOM_NEGATIVES}
+"""The other models of the training: the one before stage 2, and the control."""
 
 
 def systems(artifacts: Artifacts, catalogue: Catalogue) -> dict[str, Searcher]:
@@ -33,14 +41,14 @@ def systems(artifacts: Artifacts, catalogue: Catalogue) -> dict[str, Searcher]:
     """
     indices, towers = load_both(artifacts, catalogue)
     choices = load_choices(artifacts, CHAPTER)
-    return with_towers(first_stages(towers.in_place_of_the_baseline(indices), choices))
+    return with_towers(first_stages(towers.as_indices(indices), choices))
 
 
 def ablations(towers: Towers) -> dict[str, Searcher]:
-    """Return what the towers are compared with: the approximate index, and the other models of the training."""
-    return {"two towers, HNSW": towers.hnsw} | {ABLATIONS[name]: found for name, found in towers.others.items()}
+    """Return searchers to compare the towers with: the approximate index, and the other models of the training."""
+    return {TWO_TOWERS_HNSW: towers.hnsw} | {ABLATIONS[name]: found for name, found in towers.others.items()}
 
 
 def with_towers(found: Mapping[str, Found]) -> dict[str, Found]:
-    """Return what stands under chapter 1's names (`NAMES`) under the chapter's own; what has no encoder is left out."""
+    """Rename chapter 1's systems to this chapter's (`NAMES`); systems without an encoder are left out."""
     return {ours: found[theirs] for theirs, ours in NAMES.items()}

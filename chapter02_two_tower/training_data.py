@@ -1,4 +1,4 @@
-"""The tables of training examples: what is in them, how they are read back, and how they are summed up."""
+"""Read, look up and summarise the tables of training examples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from common.artifacts import Artifacts, RunFolder
+from common.catalogue import product_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +32,7 @@ NEGATIVE_WEIGHT = 1.0
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training examples, as `prepare_data` wrote them. Training reads all of them but `hard_negatives`.
+    """Hold the training examples that `prepare_data` wrote. Training reads all of them but `hard_negatives`.
 
     training_pairs, val_pairs, test_pairs, hard_negatives: `query_id, query, product_id, product_text`; `label` 1 for
     relevant, 0 for not; `grade` 0 to 3, <NA> where nobody judged; `weight` in the loss; `neg_type` "random", "hard" or
@@ -39,15 +40,15 @@ class TrainingData:
         1: exact and substitute products (weights 1.0 and 0.9), and random negatives.
         2: products judged irrelevant; and hard negatives, of which training mines its own (see below).
         3: complements, as weak positives (weight 0.6).
-    hard_negatives: what chapter 1's index gives for the training queries, to look at and to compare with; with `rank`
-        (1 is the encoder's best) and `score` besides. A product that was judged irrelevant *and* was found stands in
-        both tables. Training does not read this table: it mines anew with its own model at the start of stage 2 (and
-        of stage 3, if that is given negatives), and adds only the judged negatives of training_pairs.
-    run: where the tables are; None while they are being made.
-    notes: `query_id, query, product_id, text_id, product_text`, queries that stand in the products' own texts, see
+    hard_negatives: products that chapter 1's index gives for the training queries, for comparison; with `rank` (1 is
+        the encoder's best) and `score` besides. A product that was judged irrelevant *and* was found is in both tables.
+        Training does not read this table: it mines anew with its own model at the start of stage 2 (and of stage 3, if
+        that is given negatives), and adds the judged negatives of training_pairs.
+    run: holds the tables; None while they are being made.
+    notes: `query_id, query, product_id, text_id, product_text`, queries from the products' own texts, see
         `chapter02_two_tower.notes`; positives of stage 1. text_id names the product's text without the note.
-    relevant: `query_id, product_id` (or text_id), every pair known to be relevant (complements too, used as positives
-        or not): what must never be a negative. For a made-up query, also products whose text has all of its words.
+    relevant: `query_id, product_id` (or text_id), every pair known to be relevant, which must never be a negative:
+        complements too, and for a made-up query the products whose text has all of its words.
     """
 
     run: RunFolder | None
@@ -70,23 +71,36 @@ def load_training_data(artifacts: Artifacts) -> TrainingData:
 
 
 def known_relevant(relevant: pd.DataFrame) -> dict[str, frozenset[str]]:
-    """By query id the products known to be relevant to it (of a table `query_id, product_id`)."""
+    """Return the products known to be relevant by query id, from a table `query_id, product_id`."""
     return by_query(relevant, frozenset)
 
 
 def by_query(pairs: pd.DataFrame, collect: type = list) -> dict[str, list[str]]:
-    """By query id the product ids of its rows, in their order."""
+    """Return the product ids of each query's rows by query id, in their order."""
     products = pairs["product_id"].to_numpy(dtype=object)
     return {query: collect(products[rows]) for query, rows in pairs.groupby("query_id", sort=False).indices.items()}
 
 
+def training_queries(data: TrainingData) -> pd.Series:
+    """Return the wording of each training query that has a positive of stage 1, by query id, in the table's order."""
+    pairs = data.training_pairs
+    positives = pairs[(pairs["label"] == 1) & (pairs["stage"] == 1)]
+    return positives.drop_duplicates("query_id").set_index("query_id")["query"]
+
+
+def searchable(products: pd.DataFrame) -> dict[str, str]:
+    """Return the text that towers read by product id, without products that have none (known by a picture only)."""
+    texts = zip(products["product_id"], product_text(products), strict=True)
+    return {product_id: text for product_id, text in texts if text}
+
+
 def as_rows(frame: pd.DataFrame, dtypes: dict[str, str] = DTYPES) -> pd.DataFrame:
-    """`frame` with the columns, types and order of the tables; columns that it lacks are missing values."""
+    """Give `frame` the columns, types and order of the tables; columns that it lacks are missing values."""
     return frame.reindex(columns=list(dtypes)).astype(dtypes).reset_index(drop=True)
 
 
 def summary(data: TrainingData) -> pd.DataFrame:
-    """Count what the tables hold: by split, stage, label and neg_type the pairs, the queries, and pairs a query."""
+    """Count pairs, queries, and pairs a query by split, stage, label and neg_type."""
     rows = pd.concat([getattr(data, name)[list(DTYPES)] for name in TABLES], ignore_index=True)
     notes = data.notes[["query_id"]].assign(split="train", stage=1, label=1, neg_type="note")
     rows = pd.concat([rows, notes], ignore_index=True)
@@ -109,7 +123,7 @@ KINDS = {
 
 
 def draw_summary(data: TrainingData, axes: Axes) -> Axes:
-    """Draw one horizontal bar a split, divided by what kind of pair it is."""
+    """Draw one horizontal bar a split, divided by the kind of pair."""
     table = summary(data)
     splits = [split for split in ("test", "val", "train") if split in set(table["split"])]
     left = dict.fromkeys(splits, 0)

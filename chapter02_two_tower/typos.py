@@ -1,7 +1,7 @@
-"""Typing errors for training queries, so that the query tower learns to read over those of shoppers.
+"""Put typing errors into training queries, so that the query tower learns to understand those of shoppers.
 
-A misspelt word falls into other word pieces than the word that was meant. Seen in training now and then, the pieces
-come to mean the same (Zhuang and Zuccon, "Dealing with Typos for BERT-based Passage Retrieval and Ranking", 2021).
+A misspelt word falls into other word pieces than the right one. If some training queries are misspelt, the tower learns
+that both mean the same (Zhuang and Zuccon, "Dealing with Typos for BERT-based Passage Retrieval and Ranking", 2021).
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def misspell(text: str, seed: int) -> str:
-    """Return `text` with one typing error: in one word, not at its ends, a letter left out, doubled, hit wrong, or
-    swapped with the next. Unchanged if no word has four letters. Equal seeds make equal errors."""
+    """Return `text` with one typing error, drawn with `seed`.
+
+    In one word, not at its ends, a letter is left out, doubled, replaced, or swapped with the next. A text without a
+    word of four letters comes back unchanged.
+    """
     draw = random.Random(seed)
     words = text.split()
     long = [at for at, word in enumerate(words) if len(word) >= SHORTEST and word.isalpha()]

@@ -1,4 +1,4 @@
-"""How good is the model now: the whole catalogue searched with the validation queries, after every epoch."""
+"""Measure a model after every epoch: search the whole catalogue with the validation queries."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import torch
 
 from chapter01_baseline.choose import evaluation_judgements
 from chapter02_two_tower.losses import in_batch_negatives_loss
-from chapter02_two_tower.mine_hard_negatives import searchable
 from chapter02_two_tower.model import TwoTowerModel
-from chapter02_two_tower.training_data import TrainingData
+from chapter02_two_tower.training_data import TrainingData, searchable
 from common.catalogue import RELEVANT_GRADE, Catalogue
 from common.embedding_statistics import embedding_statistics
 from common.evaluation import evaluate
@@ -21,10 +20,10 @@ DEPTH = 200
 
 
 class Validation:
-    """The validation queries of a catalogue with their grades, and the texts of all its products.
+    """Measure models on the validation queries of a catalogue, searching all its products.
 
-    Where the catalogue has judged validation queries, the grades are those that chapter 1 chose by; else the made-up
-    ones of the table `val_pairs`, where the product that a query was made from is the one relevant product.
+    Judged validation queries have the grades by which chapter 1 made its choices. If there are none, the made-up
+    queries of the table `val_pairs` count, and the product that a query was made from is its one relevant product.
     """
 
     def __init__(self, catalogue: Catalogue, data: TrainingData) -> None:
@@ -38,7 +37,7 @@ class Validation:
             grades = relevant[["query_id", "product_id"]].assign(grade=3)
             self.queries = self.queries[self.queries["query_id"].isin(grades["query_id"])].reset_index(drop=True)
         self.grades = grades[grades["query_id"].isin(self.queries["query_id"])]
-        # One pair a query, best grade first: enough for a loss, and no query is its own negative.
+        # One pair a query, of the best grade, is enough for a loss, and no query is its own negative.
         best = relevant.sort_values("weight", ascending=False, kind="stable").drop_duplicates("query_id")
         self._pairs = best[best["query_id"].isin(self.queries["query_id"])].sort_values("query_id")
 
@@ -61,7 +60,7 @@ class Validation:
         return queries[rows], products[[product_at[p] for p in self._pairs["product_id"]]]
 
     def _loss(self, queries: np.ndarray, positives: np.ndarray, temperature: float) -> float:
-        """In-batch loss over fixed batches, so that epochs compare; relevant products of others are masked."""
+        """Compute the in-batch loss over fixed batches, so that epochs compare; relevant products are masked."""
         relevant = self.grades[self.grades["grade"] >= RELEVANT_GRADE]
         pairs = set(zip(relevant["query_id"], relevant["product_id"], strict=True))
         ids = list(zip(self._pairs["query_id"], self._pairs["product_id"], strict=True))

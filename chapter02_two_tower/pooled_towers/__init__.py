@@ -1,1 +1,1 @@
-"""Notebook 6: towers over averaged token embeddings, trained with triplets, and a sweep of their settings."""
+"""Train towers over averaged token embeddings with triplets, and sweep their settings (notebook 6)."""

@@ -1,8 +1,8 @@
-"""Towers without attention: an average of token embeddings, or a small recurrent network over them.
+"""Build towers without attention: an average of token embeddings, or a small recurrent network over them.
 
-Both read a text as the pretrained embeddings of its tokens (`TokenTable`), which stay as they are; what is trained is
-small enough for seconds on a CPU. They show what is lost when tokens do not see each other (the average), or see only
-those beside them in a line (the GRU).
+Both read a text as the pretrained embeddings of its tokens (`TokenTable`), which are not trained. The trained part is
+small: it takes seconds on a CPU. The towers show what is lost if tokens do not see each other (the average), or see
+them one after another (the GRU).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.functional import embedding, embedding_bag, layer_norm, normalize
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from chapter02_two_tower.pooled_towers.data import TokenTable
-from common.artifacts import read_json, write_json
+from common.atomic import read_json, write_json
 from common.engines import batches_by_length, pad
 from common.errors import CourseError
 
@@ -27,22 +27,23 @@ Tokens = Sequence[Sequence[int]]
 
 
 class MeanTower(nn.Module):
-    """The weighted average of the token embeddings, then a linear layer: fastText's idea of a sentence (Joulin et al.
-    2017, "Bag of Tricks for Efficient Text Classification"), with a weight for each token that is learned too.
+    """Take the weighted average of the token embeddings, then a linear layer.
 
-    All weights start at 1, the plain average; a trained tower has learned which tokens say something, as an inverse
-    document frequency would (Arora et al. 2017, "A Simple but Tough-to-Beat Baseline for Sentence Embeddings").
+    This is fastText's idea of a sentence (Joulin et al. 2017, "Bag of Tricks for Efficient Text Classification"), with
+    a learned weight for each token. All weights start at 1, the plain average. A trained tower knows which tokens
+    matter, as an inverse document frequency would (Arora et al. 2017, "A Simple but Tough-to-Beat Baseline for Sentence
+    Embeddings").
     """
 
     def __init__(self, table: torch.Tensor, dimension: int) -> None:
-        """table: float32 [V, E], not trained and not saved. dimension: D of the vectors."""
+        """Make a tower. table: float32 [V, E], not trained and not saved. dimension: D of the vectors."""
         super().__init__()
         self.register_buffer("table", table, persistent=False)
         self.log_weight = nn.Parameter(torch.zeros(len(table)))
         self.projection = nn.Linear(table.shape[1], dimension)
 
     def forward(self, tokens: Tokens) -> torch.Tensor:
-        """The vectors of B texts, float32 [B, D], each of length 1."""
+        """Return the vectors of B texts, float32 [B, D], each of length 1."""
         ids, starts = _joined(tokens, self.table.device)
         weights = self.log_weight[ids].exp()
         total = embedding_bag(ids, self.table, starts, mode="sum", per_sample_weights=weights)
@@ -51,22 +52,22 @@ class MeanTower(nn.Module):
 
 
 class GRUTower(nn.Module):
-    """A gated recurrent unit reads the token embeddings forwards, another one backwards; the vector is the average of
-    their states over the text (Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder").
+    """Read the token embeddings with a gated recurrent unit forwards and another one backwards, and average the states.
 
-    Unlike an average it can tell "case for a phone" from "phone with a case". Its time grows with the longest text of a
-    batch, token after token; texts are packed, so padding is never computed.
+    Unlike an average of tokens it can tell "case for a phone" from "phone with a case" (Cho et al. 2014, "Learning
+    Phrase Representations using RNN Encoder-Decoder"). Its time grows with the longest text of a batch. Texts are
+    packed, so padding is never computed.
     """
 
     def __init__(self, table: torch.Tensor, dimension: int) -> None:
-        """table: float32 [V, E], not trained and not saved. dimension: D of the vectors, an even number."""
+        """Make a tower. table: float32 [V, E], not trained and not saved. dimension: D of the vectors, even."""
         super().__init__()
         self.register_buffer("table", table, persistent=False)
         self.projection = nn.Linear(table.shape[1], dimension)
         self.gru = nn.GRU(dimension, dimension // 2, batch_first=True, bidirectional=True)
 
     def forward(self, tokens: Tokens) -> torch.Tensor:
-        """The vectors of B texts, float32 [B, D], each of length 1."""
+        """Return the vectors of B texts, float32 [B, D], each of length 1."""
         padded, mask = pad(tokens, 0)
         # A token stands in many texts of a batch, and is projected once.
         distinct, places = torch.from_numpy(padded).to(self.table.device).unique(return_inverse=True)
@@ -75,7 +76,7 @@ class GRUTower(nn.Module):
         lengths = torch.from_numpy(mask.sum(axis=1))
         packed = pack_padded_sequence(embedding(places, projected), lengths, batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
-        # Beyond a text's end the states are zeros, and the length of the vector is 1 whatever the sum is divided by.
+        # Beyond a text's end the states are zeros; a sum points where the average does.
         return normalize(states.sum(dim=1), dim=-1)
 
 
@@ -84,12 +85,12 @@ KINDS: dict[str, type[MeanTower] | type[GRUTower]] = {"mean": MeanTower, "gru": 
 
 @dataclass(frozen=True)
 class PooledArchitecture:
-    """What decides the shape of a pair of towers."""
+    """Choose the shape of a pair of towers."""
 
     kind: str = "mean"
     """mean or gru."""
     dimension: int = 128
-    """Of the vectors."""
+    """Dimension of the vectors."""
     query_length: int = 32
     """Tokens of a query that are read."""
     product_length: int = 32
@@ -97,10 +98,10 @@ class PooledArchitecture:
 
 
 class PooledTowers(nn.Module):
-    """A query tower and a product tower of one kind, which share nothing but the pretrained table."""
+    """Hold a query tower and a product tower of one kind, which share nothing but the pretrained table."""
 
     def __init__(self, architecture: PooledArchitecture, table: TokenTable, seed: int = 0) -> None:
-        """seed: of the weights. Raises `CourseError` for an unknown kind or an odd dimension."""
+        """Draw the weights with `seed`. Raises `CourseError` for an unknown kind or an odd dimension."""
         super().__init__()
         if architecture.kind not in KINDS:
             raise CourseError(f"no pooled tower {architecture.kind!r}; choose one of {', '.join(KINDS)}")
@@ -113,19 +114,19 @@ class PooledTowers(nn.Module):
             self.product = KINDS[architecture.kind](table.matrix, architecture.dimension)
 
     def query_tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of queries, cut to the length that is read."""
+        """Return the token ids of queries, cut to the query length."""
         return self.vocabulary.tokenise(texts, self.architecture.query_length)
 
     def product_tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of product texts, cut to the length that is read."""
+        """Return the token ids of product texts, cut to the product length."""
         return self.vocabulary.tokenise(texts, self.architecture.product_length)
 
     def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
-        """The vectors of N queries, float32 [N, D]."""
+        """Return the vectors of N queries, float32 [N, D]."""
         return _embed(self.query, self.query_tokens(texts))
 
     def embed_products(self, texts: Sequence[str]) -> np.ndarray:
-        """The vectors of N product texts, float32 [N, D]."""
+        """Return the vectors of N product texts, float32 [N, D]."""
         return _embed(self.product, self.product_tokens(texts))
 
     def save(self, folder: Path) -> None:
@@ -155,8 +156,10 @@ WEIGHTS, RECIPE = "model.safetensors", "pooled.json"
 
 
 def untrained_mean(table: TokenTable, texts: Sequence[str], max_length: int) -> np.ndarray:
-    """The plain average of the pretrained token embeddings of each text, float32 [N, E], each of length 1: what the
-    mean tower starts from, before its linear layer."""
+    """Return the plain average of the token embeddings of each text, float32 [N, E], each of length 1.
+
+    The mean tower starts from it, before its linear layer.
+    """
     ids, starts = _joined(table.tokenise(texts, max_length), table.matrix.device)
     return normalize(embedding_bag(ids, table.matrix, starts, mode="mean"), dim=-1).cpu().numpy()
 
@@ -170,7 +173,7 @@ def _embed(tower: nn.Module, tokens: Tokens) -> np.ndarray:
 
 
 def _joined(tokens: Tokens, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """All ids in a row, long [N], and where each text starts, long [B]."""
+    """Return all ids in a row, long [N], and the start of each text, long [B]."""
     ids = torch.from_numpy(np.concatenate([np.asarray(text, dtype=np.int64) for text in tokens]))
     starts = torch.from_numpy(np.cumsum([0, *map(len, tokens[:-1])]))
     return ids.to(device), starts.to(device)

@@ -1,13 +1,13 @@
-"""Sweeps: which settings of the towers do well on the validation queries? A grid, or a search that learns from trials.
+"""Sweep the settings of the towers on the validation queries, by a grid or by a search that learns from its trials.
 
     python -m chapter02_two_tower.pooled_towers.sweep --preset quick --count 8
     python -m chapter02_two_tower.pooled_towers.sweep --preset extensive --count 40 --model two_tower --track trackio
 
-quick is a small grid, every point of it once. basic and extensive are Bayesian: a tree-structured Parzen estimator
-(Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization") tries what was likely among the good trials and
-unlikely among the bad ones. A trial's value is the nDCG@10 of its best epoch, so the best trial of many is flattered by
-chance: report its test figure, never this one. Trials are kept in a file: the same command goes on where it was killed,
-unless code or inputs changed in between; trials of another state would not be comparable, so that begins a new file.
+quick tries every point of a small grid once. basic and extensive are Bayesian: a tree-structured Parzen estimator
+(Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization") prefers settings that were likely among the good
+trials and unlikely among the bad ones. The value of a trial is the nDCG@10 of its best epoch. The best value of many
+trials is flattered by chance: report its test figure, never this one. A file keeps the trials, so that the same command
+continues a killed sweep. If code or inputs changed, trials no longer compare, and a new file begins.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from chapter02_two_tower import train as two_tower
+from chapter02_two_tower.architecture import Architecture
 from chapter02_two_tower.pooled_towers.data import validation_pool
+from chapter02_two_tower.pooled_towers.presets import PRESETS, Space
 from chapter02_two_tower.pooled_towers.train import HEADLINE, PooledConfig, train_towers
 from chapter02_two_tower.pooled_towers.train import resolved as resolved_pooled
+from chapter02_two_tower.train_config import TrainConfig, resolved
 from chapter02_two_tower.training_data import TrainingData, load_training_data
 from common.artifacts import Artifacts, code_digest, fingerprint
 from common.atomic import read_json, write_json
@@ -51,61 +50,11 @@ CHAPTER, STEP = "chapter02_two_tower", "pooled_towers.sweep"
 PROJECT = "product-search-course"
 GRID = "quick"
 
-Space = dict[str, BaseDistribution]
-
-PRESETS: dict[str, dict[str, Space]] = {
-    "pooled": {
-        "quick": {
-            "margin": CategoricalDistribution((0.2, 0.4)),
-            "learning_rate": CategoricalDistribution((1e-3, 3e-3)),
-            "dimension": CategoricalDistribution((64, 128)),
-        },
-        "basic": {
-            "margin": FloatDistribution(0.1, 0.8),
-            "learning_rate": FloatDistribution(3e-4, 1e-2, log=True),
-            "token_weight_rate": FloatDistribution(1e-3, 1e-1, log=True),
-            "dimension": CategoricalDistribution((64, 128, 256)),
-        },
-        "extensive": {
-            "kind": CategoricalDistribution(("mean", "gru")),
-            "margin": FloatDistribution(0.05, 1.0),
-            "learning_rate": FloatDistribution(1e-4, 3e-2, log=True),
-            "token_weight_rate": FloatDistribution(1e-4, 1e-1, log=True),
-            "dimension": CategoricalDistribution((64, 128, 256, 384)),
-            "batch_size": CategoricalDistribution((32, 64, 128, 256)),
-            "negatives": IntDistribution(0, 4),
-            "product_length": CategoricalDistribution((16, 32, 64)),
-        },
-    },
-    "two_tower": {
-        "quick": {
-            "learning_rate": CategoricalDistribution((2e-5, 5e-5)),
-            "temperature": CategoricalDistribution((0.05, 0.1)),
-        },
-        "basic": {
-            "learning_rate": FloatDistribution(1e-5, 1e-4, log=True),
-            "temperature": FloatDistribution(0.02, 0.2, log=True),
-            "relative_margin": FloatDistribution(0.0, 0.2),
-        },
-        "extensive": {
-            "learning_rate": FloatDistribution(5e-6, 2e-4, log=True),
-            "temperature": FloatDistribution(0.01, 0.3, log=True),
-            "relative_margin": FloatDistribution(0.0, 0.3),
-            "batch_size": CategoricalDistribution((32, 64, 128)),
-            "pooling": CategoricalDistribution(("mean", "cls")),
-            "shared": CategoricalDistribution((True, False)),
-            "triplet": FloatDistribution(0.0, 1.0),
-            "contrastive": FloatDistribution(0.0, 1.0),
-        },
-    },
-}
-"""By model and preset, the settings that are tried. Those of quick are lists, for a grid."""
-
 RANDOM_FIRST = 6
 """Trials drawn at random before the estimator has enough to learn from."""
 
 Trial = Callable[[dict[str, Any]], pd.DataFrame]
-"""Settings to a history: a row a measurement, `step, nDCG@10` and whatever other number a tracker should see."""
+"""Train with settings and return the history: a row a measurement, `step, nDCG@10` and other numbers to track."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +74,16 @@ class SweepConfig:
     track: str | None = None
     """Log each trial to wandb or trackio besides."""
     seed: int = 0
-    """Of the search and of every training."""
+    """Seed of the search and of every training."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """study: optuna's. trials: a row a finished trial, best first: `number, nDCG@10, seconds` and its settings (nDCG@10
-    is missing where the training failed). file: where the trials are kept; remove it to begin anew."""
+    """Hold the trials of a sweep.
+
+    study: optuna's. trials: a row a finished trial, best first: `number, nDCG@10, seconds` and its settings; nDCG@10 is
+    missing where the training failed. file: holds the trials; remove it to begin anew.
+    """
 
     study: optuna.Study
     trials: pd.DataFrame
@@ -141,8 +93,8 @@ class SweepResult:
 def main(config: SweepConfig) -> SweepResult:
     """Run the trials that are missing, and print the best settings.
 
-    Raises `MissingArtifact`, with the command to run, if what is trained on is not made yet, and `CourseError` for
-    wrong settings and if every training fails.
+    Raises `MissingArtifact`, with the command to run, if there is no training data, and `CourseError` for wrong
+    settings and if every training fails.
     """
     if config.model not in PRESETS:
         raise CourseError(f"no model {config.model!r} to sweep; choose one of {', '.join(PRESETS)}")
@@ -169,7 +121,7 @@ def main(config: SweepConfig) -> SweepResult:
 
 
 def open_study(file: Path) -> optuna.Study:
-    """The study of a file, with the trials that are in it: SQLite, where a killed writer leaves no half trial."""
+    """Open the study of a file with its trials; the file is SQLite, so a killed writer leaves no half trial."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     file.parent.mkdir(parents=True, exist_ok=True)
     storage = f"sqlite:///{file.resolve().as_posix()}"
@@ -179,9 +131,9 @@ def open_study(file: Path) -> optuna.Study:
 def run_trials(study: optuna.Study, space: Space, config: SweepConfig, train: Trial) -> None:
     """Train until `config.count` trials are finished, or every point of a grid was tried.
 
-    The estimator is seeded anew for each trial, by how many are finished: an interrupted sweep draws what an
-    uninterrupted one would have. A training that raises `CourseError` (a loss that is no number) is a finished trial
-    without a value.
+    The seed of each trial depends on the number of finished ones: an interrupted sweep draws the same settings as an
+    uninterrupted one. A training that raises `CourseError` (a loss that is no number) is a finished trial without a
+    value.
     """
     wanted = config.count
     if config.preset == GRID and wanted > (points := len(_grid(space))):
@@ -214,12 +166,12 @@ def run_trials(study: optuna.Study, space: Space, config: SweepConfig, train: Tr
 
 
 def finished_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """The trials that ended, with a value or (pruned) without; a killed one stays "running" and counts as none."""
+    """Return the trials that ended, with a value or (pruned) without; a killed one stays "running" and is left out."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
 def trial_table(study: optuna.Study) -> pd.DataFrame:
-    """A row a finished trial, best first: number, nDCG@10 (missing where the training failed), seconds, settings."""
+    """Return the table `SweepResult.trials` of a study."""
     rows = [
         {"number": trial.number, HEADLINE: trial.value, "seconds": trial.user_attrs["seconds"], **trial.params}
         for trial in finished_trials(study)
@@ -241,11 +193,11 @@ def draw_history(study: optuna.Study, axes: Axes) -> Axes:
 
 
 def draw_importance(study: optuna.Study, axes: Axes) -> Axes:
-    """Draw how much of the differences between trials each setting explains.
+    """Draw the share of the differences between trials that each setting explains.
 
     By functional ANOVA over a random forest (Hutter et al. 2014, "An Efficient Approach for Assessing Hyperparameter
-    Importance"). Few trials say little: a setting that was tried at two values is important or not *between those*.
-    Raises `CourseError` for fewer than four trials with a value.
+    Importance"). Few trials say little: a setting with two values is important or not *between those two*. Raises
+    `CourseError` for fewer than four trials with a value.
     """
     valued = [trial for trial in finished_trials(study) if trial.value is not None]
     if len(valued) < 4:
@@ -260,8 +212,10 @@ def draw_importance(study: optuna.Study, axes: Axes) -> Axes:
 
 
 def _sampler(config: SweepConfig, space: Space, study: optuna.Study) -> optuna.samplers.BaseSampler:
-    """What draws the next trial. optuna's sampler of grids takes an interrupted trial for one that was tried; so it is
-    given the first point that is not finished, a grid of one."""
+    """Return the sampler of the next trial.
+
+    optuna's grid sampler counts an interrupted trial as tried. So it gets the first unfinished point, a grid of one.
+    """
     if config.preset == GRID:
         tried = [trial.params for trial in finished_trials(study)]
         point = next(point for point in _grid(space) if point not in tried)
@@ -295,22 +249,23 @@ def _pooled(config: SweepConfig, catalogue: Catalogue, data: TrainingData) -> tu
 
 
 def _two_tower(config: SweepConfig, catalogue: Catalogue, data: TrainingData) -> tuple[Any, Trial]:
-    from chapter02_two_tower import train as training
-
-    base = training.TrainConfig(catalogue=config.catalogue, profile=config.profile, control=False, seed=config.seed)
+    base = TrainConfig(catalogue=config.catalogue, profile=config.profile, control=False, seed=config.seed)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
 
     def train(settings: dict[str, Any]) -> pd.DataFrame:
-        with _current_kept(artifacts.folder / training.CHAPTER / training.STEP):
-            log = training.main(replace(base, **settings)).log
+        shape = {name: value for name, value in settings.items() if name in Architecture.__dataclass_fields__}
+        others = {name: value for name, value in settings.items() if name not in shape}
+        tried = replace(base, architecture=replace(base.architecture, **shape), **others)
+        with _current_kept(artifacts.folder / two_tower.CHAPTER / two_tower.STEP):
+            log = two_tower.main(tried).log
         return log[log[HEADLINE].notna()].select_dtypes("number")
 
-    return training.resolved(base), train
+    return resolved(base), train
 
 
 @contextmanager
 def _current_kept(step: Path) -> Iterator[None]:
-    """The run in force of a step stays in force; the runs made meanwhile are removed: their weights are large."""
+    """Keep the run in force of a step in force, and remove the runs made meanwhile: their weights are large."""
     pointer = step / "current.json"
     before = read_json(pointer) if pointer.is_file() else None
     known = {path.name for path in step.iterdir()} if step.is_dir() else set()
@@ -335,8 +290,8 @@ OTHER_INPUTS: dict[str, tuple[tuple[str, str], ...]] = {
     "pooled": (),
     "two_tower": (("chapter01_baseline", "reindex"),),
 }
-"""By model the (chapter, step) whose runs its training reads besides `prepare_data`'s; the guide of the towers is
-chapter 1's encoder."""
+"""By model, the (chapter, step) of the runs that its training reads besides `prepare_data`'s. The guide of the towers
+is chapter 1's encoder."""
 
 
 if __name__ == "__main__":

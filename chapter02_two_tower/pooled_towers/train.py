@@ -1,17 +1,18 @@
-"""Towers without attention, trained in seconds: what an average of token embeddings, or a GRU over them, can do.
+"""Train towers without attention in seconds: an average of token embeddings, or a GRU over them.
 
     python -m chapter02_two_tower.pooled_towers.train --catalogue pocket_shop
 
-Trained on the chapter's pairs with the triplet loss on cosines, and measured in a pool of products beside the untuned
-MiniLM: a network that was pretrained on a billion sentence pairs against small ones that know this shop.
+They learn from the chapter's pairs with the triplet loss on cosines. A pool of products measures them beside the
+untuned MiniLM: small networks that know this shop against one that was pretrained on a billion sentence pairs.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -34,12 +35,13 @@ from common.cli import run_step
 from common.devices import choose_placement
 from common.encoders import load_text_encoder
 from common.errors import CourseError
+from common.profiles import with_profile_defaults
 from common.progress import progress, tell
-from common.settings import artifacts_root, resolve_profile
+from common.settings import artifacts_root
+from common.training import clip_gradients
 
 CHAPTER, STEP = "chapter02_two_tower", "pooled_towers.train"
 HEADLINE = "nDCG@10"
-CLIP = 1.0
 
 SYSTEMS = {"mean": "mean tower", "gru": "GRU tower"}
 UNTRAINED, MINILM_UNTUNED = "token average, untrained", "MiniLM, untuned"
@@ -54,9 +56,9 @@ class PooledConfig:
     profile: str | None = None
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
     kinds: tuple[str, ...] = ("mean", "gru")
-    """Which towers: mean, gru."""
+    """Kinds of towers: mean, gru."""
     dimension: int = 128
-    """Of the vectors."""
+    """Dimension of the vectors."""
     query_length: int = 32
     """Tokens of a query that are read."""
     product_length: int = 32
@@ -64,24 +66,23 @@ class PooledConfig:
     batch_size: int = 64
     """Positive pairs a step."""
     negatives: int = 0
-    """Negatives drawn for every positive from the table, besides the other products of the batch: each costs as much
-    time as a positive."""
+    """Negatives drawn for every positive, besides the other products of the batch; each takes as long as a positive."""
     margin: float = 0.4
-    """By which a positive's cosine should exceed a negative's."""
+    """Margin between a positive's cosine and a negative's."""
     learning_rate: float = 3e-3
-    """First rate of AdamW, falling to 0 in a line."""
+    """First learning rate of AdamW; it falls to 0 in a straight line."""
     token_weight_rate: float = 1e-2
     """The same for the mean tower's token weights, which are single numbers and may move faster."""
     epochs: int | None = None
-    """How often the pairs are gone through."""
+    """Passes over the pairs."""
     pairs: int | None = None
     """Positive pairs an epoch, at most."""
     pool: int = 5_000
-    """Products in which validation and test queries are searched."""
+    """Products among which validation and test queries search."""
     pool_queries: int = 500
-    """Validation and test queries at most."""
+    """Validation and test queries, at most of each."""
     seed: int = 0
-    """Of the weights, the order of the pairs, the negatives and the pools."""
+    """Seed of the weights, the order of the pairs, the negatives and the pools."""
 
 
 PROFILE_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -92,17 +93,18 @@ PROFILE_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def resolved(config: PooledConfig) -> PooledConfig:
-    """The config with the profile's defaults filled in."""
-    profile = resolve_profile(config.profile)
-    missing = {name: value for name, value in PROFILE_DEFAULTS[profile].items() if getattr(config, name) is None}
-    return replace(config, profile=profile, **missing)
+    """Fill in the profile's defaults."""
+    return with_profile_defaults(config, PROFILE_DEFAULTS)
 
 
 @dataclass(frozen=True)
 class PooledResult:
-    """run: where towers and tables are. towers: by kind. history: `kind, step, loss, nDCG@10, seconds`, a row an epoch.
-    validation: by system the metrics of each validation query in the pool, the towers' and the two that nothing was
-    trained for (`UNTRAINED`, `MINILM_UNTUNED`)."""
+    """Hold the pooled towers in force and their figures.
+
+    run: holds towers and tables. towers: by kind. history: `kind, step, loss, nDCG@10, seconds`, a row an epoch.
+    validation: by system the metrics of each validation query in the pool; besides the towers there are two systems
+    without training (`UNTRAINED`, `MINILM_UNTUNED`).
+    """
 
     run: RunFolder
     towers: dict[str, PooledTowers]
@@ -111,7 +113,7 @@ class PooledResult:
 
 
 def main(config: PooledConfig) -> PooledResult:
-    """Train each kind of tower, keep its best epoch by validation nDCG@10, and measure what they are compared with."""
+    """Train each kind of tower, keep its best epoch by validation nDCG@10, and measure it beside systems untrained."""
     config = resolved(config)
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
@@ -135,7 +137,7 @@ def main(config: PooledConfig) -> PooledResult:
 
 
 def means(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """A row a system, a column a metric: the mean over the queries of `PooledResult.validation` or `test_scores`."""
+    """Average `PooledResult.validation` or `test_scores` over the queries: a row a system, a column a metric."""
     return pd.DataFrame({name: table.mean() for name, table in scores.items()}).T.rename_axis("system")
 
 
@@ -150,7 +152,7 @@ def load_pooled(artifacts: Artifacts) -> PooledResult:
 
 
 def test_scores(result: PooledResult, catalogue: Catalogue) -> dict[str, pd.DataFrame]:
-    """By system the metrics of each test query in its pool: for the report at the end, after everything is chosen.
+    """Measure each test query in its pool, by system; only for the final report, after all choices.
 
     Raises `CourseError` if the catalogue has no judged test queries.
     """
@@ -160,7 +162,7 @@ def test_scores(result: PooledResult, catalogue: Catalogue) -> dict[str, pd.Data
 
 
 def measure(towers: Mapping[str, PooledTowers], pool: Pool, config: PooledConfig) -> dict[str, pd.DataFrame]:
-    """By system, from the weakest start to the strongest, the metrics of each query of the pool."""
+    """Measure each query of the pool, by system, from the weakest start to the strongest."""
     table, encoder = load_token_table(), load_text_encoder(cache=artifacts_root() / "embeddings")
     systems: dict[str, tuple[Embed, Embed]] = {
         UNTRAINED: (
@@ -196,8 +198,7 @@ def train_towers(kind: str, config: PooledConfig, data: TrainingData, pool: Pool
                 loss = batch_triplet_loss(q, p, batch, config.margin)
                 optimizer.zero_grad()
                 loss.backward()
-                norm = torch.nn.utils.clip_grad_norm_(towers.parameters(), CLIP)
-                if not torch.isfinite(loss + norm):
+                if not math.isfinite(clip_gradients(towers.parameters()) + loss.item()):
                     raise CourseError(f"{SYSTEMS[kind]}: the loss is {loss.item()}; try a lower --learning-rate")
                 optimizer.step()
                 rate.step()
@@ -213,7 +214,7 @@ def train_towers(kind: str, config: PooledConfig, data: TrainingData, pool: Pool
 
 
 def batch_maker(config: PooledConfig, data: TrainingData) -> BatchMaker:
-    """The batches: exact and substitute products as positives; random and judged ones as drawn negatives."""
+    """Return the maker of batches: exact and substitute products as positives, random and judged ones as negatives."""
     pairs = data.training_pairs
     positives = pairs[(pairs["label"] == 1) & (pairs["stage"] == 1)]
     return BatchMaker(
@@ -228,13 +229,13 @@ def batch_maker(config: PooledConfig, data: TrainingData) -> BatchMaker:
 
 
 def batch_triplet_loss(queries: torch.Tensor, products: torch.Tensor, batch: Batch, margin: float) -> torch.Tensor:
-    """The triplet loss on cosines over all triples of a batch at once: every query with its positive and every other
-    product that is not known to be relevant to it.
+    """Compute the triplet loss on cosines over all triples of a batch at once.
 
-    queries [B, D], products [C, D], each of length 1. The mean of weight * (cos(q, n) - cos(q, p) + margin) over the
-    triples in which it is above 0: soon nearly all of a batch's triples keep the margin, and a mean over all of them
-    would fade away (Schroff et al. 2015, "FaceNet", choose their triples for the same reason). Equal to
-    `losses.triplet_loss` of those triples, whose vectors it need not copy.
+    A triple is a query, its positive and any other product that is not known to be relevant to it. queries [B, D],
+    products [C, D], each of length 1. The loss is the mean of weight * (cos(q, n) - cos(q, p) + margin) over the
+    triples in which it is above 0. Soon nearly all triples keep the margin, so a mean over all would fade away (Schroff
+    et al. 2015, "FaceNet", choose their triples for the same reason). Equal to `losses.triplet_loss` of those triples,
+    but without copies of their vectors.
     """
     known, positives, weights = (part.to(queries.device) for part in (batch.known, batch.positives, batch.weights))
     cosines = queries @ products.T
@@ -246,7 +247,7 @@ def batch_triplet_loss(queries: torch.Tensor, products: torch.Tensor, batch: Bat
 
 
 def training_tokens(towers: PooledTowers, data: TrainingData) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """By query id and by product id the token ids of the training texts, tokenised once."""
+    """Tokenise the training texts once; return the token ids by query id and by product id."""
     queries = data.training_pairs.drop_duplicates("query_id")
     products = data.training_pairs.drop_duplicates("product_id")
     return (
@@ -258,7 +259,7 @@ def training_tokens(towers: PooledTowers, data: TrainingData) -> tuple[dict[str,
 def heaviest_tokens(
     towers: PooledTowers, table: TokenTable, tower: str, count: int = 15
 ) -> tuple[list[str], list[str]]:
-    """The tokens that a mean tower ("query" or "product") learned to listen to most, and those it learned to ignore."""
+    """Return the tokens that weigh most in a mean tower ("query" or "product"), and those that weigh least."""
     weights = getattr(towers, tower).log_weight.detach()
     order = weights.argsort(descending=True)
     return table.words(order[:count].tolist()), table.words(order.flip(0)[:count].tolist())

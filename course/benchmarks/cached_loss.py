@@ -1,7 +1,7 @@
-"""Memory of a training step: the cached loss on a batch of 2,048 pairs beside the plain one on a quarter of them.
+"""Measure the memory of a training step: the cached loss on 2,048 pairs beside the plain loss on a quarter of them.
 
-Each step is taken on the CPU in a process of its own, whose largest resident memory is what counts: interpreter,
-libraries, model, optimizer, activations.
+Each step runs on the CPU in a process of its own. Its largest resident memory counts: interpreter, libraries, model,
+optimizer and activations.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def main(
 
     Returns one row: name, ours, peer, unit (GB, 10^9 bytes, at the peak: less is better), our_value (cached, `cached`
     pairs), peer_value (plain, the larger of the `plain` batches), ratio (ours divided by the peer's), gb_before (of
-    our process, when the model is loaded), mb_a_pair (by which the plain step grows from one plain batch to the
-    other), our_seconds and peer_seconds of the step, note.
+    our process, when the model is loaded), mb_a_pair (growth of the plain step from one plain batch to the other),
+    our_seconds and peer_seconds of the step, note.
     """
     catalogue = catalogue if catalogue is not None else load_catalogue("pocket_shop")
     pairs = judged_pairs(catalogue, cached, batch_size=cached)
@@ -73,14 +73,14 @@ def step_in_a_process(batch: Pairs, encoder: str, cached: bool) -> dict[str, flo
 
 
 def take_step(batch: Pairs, encoder: str, cached: bool) -> dict[str, float]:
-    """What `step_in_a_process` runs there: both towers, the in-batch loss, its gradient, and AdamW's step."""
+    """Take one step in this process: both towers, the in-batch loss, its gradient, and AdamW's step."""
     import torch
 
     from chapter02_two_tower.cached_loss import cached_backward
     from chapter02_two_tower.losses import in_batch_negatives_loss
     from chapter02_two_tower.model import Architecture, TwoTowerModel
 
-    model = TwoTowerModel.build(Architecture(encoder=encoder), seed=0)
+    model = TwoTowerModel.build(Architecture(encoder=encoder, train_token_embeddings=True), seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, fused=True)
     before, started = peak_memory(), time.perf_counter()
     parts = [

@@ -1,8 +1,8 @@
-"""Mining hard negatives: ours beside `sentence_transformers.util.mine_hard_negatives`, from identical embeddings, with
-the same filters and the same negatives out.
+"""Measure mining of hard negatives: ours beside `sentence_transformers.util.mine_hard_negatives`.
 
-The peer's model is replaced by one that hands out the vectors, so neither embeds anything. Of the peer's output formats
-the fastest is taken, though it be one that leaves out queries with fewer negatives (n-tuple).
+Both get the same embeddings and filters and find the same negatives. The peer's model is replaced by one that returns
+ready vectors, so neither embeds anything. The fastest of the peer's output formats counts, even if it leaves out
+queries with fewer negatives (n-tuple).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from chapter02_two_tower.mine_hard_negatives import mine
+from chapter02_two_tower.mining import mine
 from common.errors import CourseError
 from common.progress import tell
 
@@ -26,22 +26,21 @@ ROUNDS = 5
 DIMENSION = 384
 TOP, KEEP, MARGIN = 100, 15, 0.05
 FORMATS = ("labeled-pair", "labeled-list", "n-tuple", "triplet")
-NEAR_TIES = 1e-4  # share of negatives that may differ: two products whose scores differ in the last digit
+NEAR_TIES = 1e-4  # share of negatives that may differ, where two scores differ in the last digit only
 
 
 def main(sizes: Sequence[tuple[int, int]] = SIZES, *, rounds: int = ROUNDS) -> list[dict[str, Any]]:
     """Measure on made-up vectors of each size; about half a minute on two cores.
 
     Returns a row a size: name, ours, peer, unit, our_value and peer_value (queries a second, medians over the rounds),
-    ratio (median of the rounds' ratios), negatives (how many were found), differing (how many of them the peer did not
-    find, or the other way round: near-ties that rounding decides), note. Raises CourseError if more than 1 in 10,000
-    differ.
+    ratio (median of the rounds' ratios), negatives (how many were found), differing (how many only one of both found:
+    near-ties that rounding decides), note. Raises CourseError if more than 1 in 10,000 differ.
     """
     return [_row(MadeUp(n_queries, n_products), rounds) for n_queries, n_products in sizes]
 
 
 class MadeUp:
-    """Unit vectors in clusters, as products have them, and queries near the mean of their one to three positives."""
+    """Make unit vectors in clusters, as products have them, and queries near the mean of one to three positives."""
 
     def __init__(self, n_queries: int, n_products: int, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -61,13 +60,13 @@ class MadeUp:
         return mine(*vectors, {}, self.positives, top=TOP, keep=KEEP, **rules).negatives
 
     def peer(self, output_format: str) -> Callable[[], Any]:
-        """A function that mines with the public one; it returns its data set."""
+        """Return a function that mines with the public one and returns its data set."""
         from datasets import Dataset
         from sentence_transformers import util
 
         pairs = [(query, product) for query, own in self.positives.items() for product in own]
         dataset = Dataset.from_dict({"query": [query for query, _ in pairs], "product": [own for _, own in pairs]})
-        model = HandsOut(self.queries, self.products)
+        model = ReadyVectors(self.queries, self.products)
 
         def run() -> Any:
             with redirect_stderr(io.StringIO()):  # its progress bars
@@ -86,8 +85,8 @@ class MadeUp:
         return run
 
 
-class HandsOut:
-    """In the place of the peer's model: vectors that are there already, in the order in which they are asked for."""
+class ReadyVectors:
+    """Stand in for the peer's model: return ready vectors, in the order of the request."""
 
     def __init__(self, queries: np.ndarray, products: np.ndarray) -> None:
         import torch
@@ -137,15 +136,14 @@ def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def _compare(ours: pd.DataFrame, peer: Any) -> tuple[int, int]:
-    """How many negatives only one of both has, and how many ours are. Raises CourseError if rounding cannot explain
-    it."""
+    """Count the negatives that only one of both found, and ours; raise `CourseError` if too many differ."""
     theirs = {(row["query"], row["product"]) for row in peer if row["label"] == 0}
     found = set(zip(ours["query_id"], ours["product_id"], strict=True))
     differing = len(found ^ theirs)
     if not found or differing > len(found) * NEAR_TIES:
         raise CourseError(
             f"benchmark mining: of {len(found):,} and {len(theirs):,} negatives {differing:,} differ; the figures "
-            "would not compare the same work. Run tests/chapter02_two_tower/test_mine_hard_negatives.py."
+            "would not compare the same work. Run tests/chapter02_two_tower/test_mining.py."
         )
     return differing, len(found)
 

@@ -1,32 +1,30 @@
-"""The pairs that the benchmarks train on: judged training queries of a catalogue, each with a relevant product."""
+"""Draw the pairs that the benchmarks train on: judged training queries of a catalogue, each with a relevant product."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from chapter02_two_tower.batches import BatchMaker
-from chapter02_two_tower.mine_hard_negatives import searchable
+from chapter02_two_tower.training_data import searchable
 from common.catalogue import RELEVANT_GRADE, Catalogue
 from common.errors import CourseError
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """queries, products: [N], texts that belong together. What stands in one batch has different queries if there are
-    enough of them."""
+    """Hold pairs of texts. queries, products: [N]. A batch has different queries if there are enough of them."""
 
     queries: list[str]
     products: list[str]
 
     def batches(self, size: int) -> list[Pairs]:
-        """The pairs in their order, `size` at a time; a smaller rest is left out."""
+        """Return the pairs in their order, `size` at a time; a smaller rest is left out."""
         starts = range(0, len(self.queries) - size + 1, size)
         return [Pairs(self.queries[at : at + size], self.products[at : at + size]) for at in starts]
 
 
 def judged_pairs(catalogue: Catalogue, count: int, *, batch_size: int, seed: int = 0) -> Pairs:
-    """Draw `count` pairs, a multiple of `batch_size`. Raises CourseError if the catalogue has no judged training
-    queries."""
+    """Draw `count` pairs, a multiple of `batch_size`; without judged training queries, raise `CourseError`."""
     train = catalogue.split_queries("train").set_index("query_id")["query"]
     texts = searchable(catalogue.products)
     judged = catalogue.judgements

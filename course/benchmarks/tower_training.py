@@ -1,8 +1,8 @@
-"""Pairs a second: our training loop beside `SentenceTransformerTrainer` with `MultipleNegativesRankingLoss`.
+"""Measure pairs a second: our training loop beside `SentenceTransformerTrainer` with `MultipleNegativesRankingLoss`.
 
-All start from the same model and see the same batches in the same order, at the same rate, with the same loss, the same
-optimizer and no dropout, so they should learn the same; they take their steps in turn, a slice each, so that whatever
-else the machine does hits all. Tokenisation counts, and so does the bookkeeping between two steps; start-up does not.
+All start from the same model and see the same batches in the same order, at the same rate, with the same loss and
+optimizer and no dropout, so they should learn the same. They take turns, a slice of steps each, so that other load on
+the machine hits all. Tokenisation and the bookkeeping between two steps count; start-up does not.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from torch import nn
 
 from chapter01_baseline.choose import evaluation_judgements, judged_queries
 from chapter02_two_tower.losses import in_batch_negatives_loss
-from chapter02_two_tower.mine_hard_negatives import searchable
 from chapter02_two_tower.model import Architecture, QueryTower, Tower, TwoTowerModel
-from chapter02_two_tower.train import CLIP, WEIGHT_DECAY, schedule
+from chapter02_two_tower.stages import WARMUP
+from chapter02_two_tower.train import WEIGHT_DECAY
+from chapter02_two_tower.training_data import searchable
 from common.catalogue import Catalogue, load_catalogue
 from common.devices import Placement, choose_placement
 from common.encoders import MINILM, model_folder
@@ -29,6 +30,7 @@ from common.engines import load_sentence_transformer
 from common.evaluation import evaluate
 from common.progress import tell
 from common.search import hits_from_scores
+from common.training import MAX_GRAD_NORM, clip_gradients, warmup_schedule
 from course.benchmarks.pairs import Pairs, judged_pairs
 
 BATCH = 64
@@ -85,29 +87,30 @@ def _row(name: str, ours: str, peer: str, rates: dict, quality: dict[str, float]
 
 
 class OurTraining:
-    """Our towers and the steps of `chapter02_two_tower.train`, with the plainest of its losses."""
+    """Train our towers with the steps of `chapter02_two_tower.train` and the plainest of its losses."""
 
     def __init__(self, encoder: str, placement: Placement, total: int, half: bool) -> None:
         lengths = {"query_length": QUERY_LENGTH, "product_length": PRODUCT_LENGTH}
-        self.model = TwoTowerModel.build(Architecture(encoder=encoder, **lengths), seed=0).to(placement.device)
+        architecture = Architecture(encoder=encoder, **lengths, train_token_embeddings=True)
+        self.model = TwoTowerModel.build(architecture, seed=0).to(placement.device)
         self.optimizer, self.scheduler = _optimizer(self.model, total)
         self.device, self.half = placement.device, half
 
     def train(self, batches: Sequence[Pairs]) -> list[float]:
-        """Take a step a batch; returns when each was done, in seconds."""
+        """Take a step for each batch; return the time at the end of each, in seconds."""
         ends = []
         self.model.train()
         for batch in batches:
             self.optimizer.zero_grad()
             self.loss(batch).backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+            clip_gradients(self.model.parameters())
             self.optimizer.step()
             self.scheduler.step()
             ends.append(_now(self.device))
         return ends
 
     def loss(self, batch: Pairs) -> torch.Tensor:
-        """In-batch negatives in one direction without masks: what the peer's loss is by default."""
+        """Compute the peer's default loss: in-batch negatives in one direction, without masks."""
         query, product = self.model.query, self.model.product
         with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
             queries, products = query(query.tokenise(batch.queries)), product(product.tokenise(batch.products))
@@ -115,12 +118,12 @@ class OurTraining:
         return in_batch_negatives_loss(queries, products, own, temperature=0.05, both_directions=False)
 
     def towers(self) -> tuple[Tower, Tower]:
-        """The towers of queries and of products."""
+        """Return the towers of queries and of products."""
         return self.model.query, self.model.product
 
 
 class TrainerTraining:
-    """The public trainer, called anew for every slice of steps; model, optimizer and schedule go on."""
+    """Train with the public trainer, called for each slice of steps with the same model, optimizer and schedule."""
 
     def __init__(self, encoder: str, placement: Placement, total: int, half: bool) -> None:
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
@@ -135,7 +138,7 @@ class TrainerTraining:
         self.device, self.half = placement.device, half
 
     def train(self, batches: Sequence[Pairs]) -> list[float]:
-        """Take a step a batch; returns when each was done, in seconds."""
+        """Take a step for each batch; return the time at the end of each, in seconds."""
         from datasets import Dataset
         from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
         from transformers import PrinterCallback
@@ -149,7 +152,7 @@ class TrainerTraining:
                 max_steps=len(batches),
                 per_device_train_batch_size=len(batches[0].queries),
                 batch_sampler=_in_order,
-                max_grad_norm=CLIP,
+                max_grad_norm=MAX_GRAD_NORM,
                 use_cpu=self.device == "cpu",
                 bf16=self.half,
                 logging_strategy="no",
@@ -170,16 +173,21 @@ class TrainerTraining:
         return ends
 
     def towers(self) -> tuple[Tower, Tower]:
-        """The same network twice, as towers, so that it is measured in the same way as ours."""
+        """Return the same network twice, as towers, so that it is measured in the same way as ours."""
         tower = QueryTower(self.model[0], nn.Sequential(self.model[1]), PRODUCT_LENGTH)
         return tower, tower
 
 
 def _optimizer(model: nn.Module, total: int) -> tuple[Any, Any]:
-    """AdamW, fused, as the trainer has it by default, and a rate that warms up over a tenth of the steps."""
+    """Return AdamW, fused, as is the trainer's default, and a rate that warms up over a tenth of the steps."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=WEIGHT_DECAY, fused=True)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(min(step, total - 1), total))
+
+    def share(step: int) -> float:
+        # LambdaLR asks for one step more than there are.
+        return warmup_schedule(min(step, total - 1), total, WARMUP, "linear")
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 def _in_order(dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> Any:
@@ -206,7 +214,7 @@ def _now(device: str) -> float:
 
 
 def _in_turn(runners: dict[str, Any], batches: list[Pairs], steps: int) -> dict[str, list[float]]:
-    """Pairs a second of each runner in each round. Who begins a round changes."""
+    """Measure pairs a second of each runner in each round; the runner that begins changes from round to round."""
     rates: dict[str, list[float]] = {name: [] for name in runners}
     order = list(runners)
     for number, start in enumerate(range(0, len(batches), steps)):

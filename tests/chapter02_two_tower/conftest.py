@@ -1,8 +1,7 @@
-"""A small text-only shop with chapter 1 done and three tiny random models in the place of a training."""
+"""Make a small text-only shop with chapter 1 done and three tiny random models in the place of a training."""
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +10,13 @@ import pytest
 from chapter01_baseline import choose, evaluate, reindex
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue, load_catalogue
+from tests.chapter02_two_tower import toy
 
 
 @pytest.fixture(scope="package")
 def tiny_encoder(tmp_path_factory) -> Path:
     """A folder that SentenceTransformer loads: two random layers, 32 wide, mean pooling, MiniLM's tokeniser."""
-    make = runpy.run_path(str(Path(__file__).with_name("toy.py")))["tiny_encoder"]
-    return Path(make(tmp_path_factory.mktemp("tiny_encoder")))
+    return Path(toy.tiny_encoder(tmp_path_factory.mktemp("tiny_encoder")))
 
 
 @pytest.fixture(scope="package")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,13 +14,14 @@ from course.bench import FIELDS
 from course.benchmarks import cached_loss, mining
 from course.benchmarks import tower_training as training
 from course.benchmarks.pairs import Pairs, judged_pairs
+from tests.chapter02_two_tower.toy import toy_catalogue
 
 CPU = Placement("cpu", "torch", "float32", "the test")
 
 
 @pytest.fixture(scope="module")
 def toy_shop():
-    return runpy.run_path(str(Path(__file__).with_name("toy.py")))["toy_catalogue"]()
+    return toy_catalogue()
 
 
 def test_pairs_are_judged_training_pairs_of_different_queries(toy_shop):

@@ -16,7 +16,7 @@ from chapter01_baseline import reindex
 from chapter01_baseline.keyword import KeywordSearcher, keyword_text
 from chapter02_two_tower import prepare_data
 from chapter02_two_tower.prepare_data import PrepareConfig, draw_negatives, main, make_tables
-from chapter02_two_tower.spans import products_with_words, query_key
+from chapter02_two_tower.query_words import products_with_words, query_key
 from chapter02_two_tower.training_data import (
     DTYPES,
     HARD_DTYPES,
@@ -317,15 +317,15 @@ def test_drawn_negatives_are_distinct_open_and_as_many_as_there_are(data):
     ids = [f"p{at}" for at in range(data.draw(st.integers(1, 40)))]
     subset = st.sets(st.sampled_from(ids), max_size=len(ids))
     positives = {f"q{at}": {ids[0], *data.draw(subset)} for at in range(data.draw(st.integers(1, 3)))}
-    shut = {query: frozenset([*found, *data.draw(subset)]) for query, found in positives.items()}
+    excluded = {query: frozenset([*found, *data.draw(subset)]) for query, found in positives.items()}
     per_positive = data.draw(st.integers(1, 4))
     goals = pd.DataFrame(
         [(query, p) for query, found in positives.items() for p in found], columns=["query_id", "product_id"]
     )
-    drawn = draw_negatives(goals, shut, ids, per_positive, np.random.default_rng(0))
+    drawn = draw_negatives(goals, excluded, ids, per_positive, np.random.default_rng(0))
     for query, found in positives.items():
         mine = drawn[drawn["query_id"] == query]["product_id"].tolist()
-        open_ids = set(ids) - shut[query]
+        open_ids = set(ids) - excluded[query]
         assert len(mine) == len(set(mine)) == min(per_positive * len(found), len(open_ids))
         assert set(mine) <= open_ids
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from chapter02_two_tower.model import Architecture, TwoTowerModel
 from common.training_log import read_log
+from tests.chapter02_two_tower import toy
 
 # The batch, its loss and two optimizer steps: run alone, and by each process of a launch.
 SCRIPT = """
@@ -89,12 +88,12 @@ def test_two_processes_have_the_gradient_of_one(tiny_encoder, tmp_path, launch, 
 @pytest.mark.slow
 def test_a_whole_training_of_two_processes_is_that_of_one(tiny_encoder, tmp_path, launch):
     """Through every stage, checkpoint and log: both write what one process writes, up to the rounding of bfloat16."""
-    toy, logs = str(Path(__file__).with_name("toy.py")), []
+    logs = []
     for by in ("alone", "torch"):
         folder = tmp_path / by
         folder.mkdir()
         (folder / "encoder").symlink_to(tiny_encoder)
-        launch(by, folder, toy, str(folder), '{"cached": true}')
+        launch(by, folder, toy.__file__, str(folder), '{"cached": true}')
         logs.append(read_log(folder / "work" / "log.jsonl"))
     one, two = logs
     assert one[["step", "stage", "epoch"]].equals(two[["step", "stage", "epoch"]])

@@ -67,7 +67,7 @@ def test_chapter_1_keeps_its_index(shop, towers):
     catalogue, artifacts = shop
     indices = load_indices(artifacts, catalogue)
     assert indices.embeddings.vectors.shape == (450, 32) and towers.embeddings.vectors.shape == (450, 12)
-    swapped = towers.in_place_of_the_baseline(indices)
+    swapped = towers.as_indices(indices)
     assert swapped.keyword is indices.keyword and swapped.dense is towers.dense
     with pytest.raises(CourseError, match="holds embeddings of"):
         DenseSearcher(towers.encoder, indices.dense.index)

@@ -1,10 +1,9 @@
-"""Training on a toy shop: it learns, it goes on after a kill to the same bits, and it says what is wrong."""
+"""Training on a toy shop: it learns, continues after a kill to the same bits, and says what is wrong."""
 
 from __future__ import annotations
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -20,15 +19,17 @@ from safetensors.torch import load_file
 from chapter02_two_tower import train
 from chapter02_two_tower.model import TwoTowerModel
 from chapter02_two_tower.objective import batch_loss
-from chapter02_two_tower.stages import plan_stages, similar_queries
-from chapter02_two_tower.train import schedule
+from chapter02_two_tower.stage_batches import similar_queries
+from chapter02_two_tower.stages import plan_stages
+from chapter02_two_tower.training_texts import TrainingTexts
 from common.artifacts import RunFolder
-from common.checkpoints import save_checkpoint
+from common.checkpoints import restore_checkpoint, save_checkpoint
+from common.devices import Placement
 from common.errors import CourseError
+from common.training import warmup_schedule
 from common.training_log import read_log
-
-TOY = Path(__file__).with_name("toy.py")
-toy_training = runpy.run_path(str(TOY))["toy_training"]
+from tests.chapter02_two_tower import toy
+from tests.chapter02_two_tower.toy import toy_training
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_killed_at_any_step_it_goes_on_to_the_same_bits(whole, tmp_path, lines):
     yet), and within stage 2."""
     (tmp_path / "encoder").symlink_to(whole / "encoder")
     log = tmp_path / "work" / "log.jsonl"
-    child = subprocess.Popen([sys.executable, TOY, tmp_path, "{}"], stderr=subprocess.DEVNULL)
+    child = subprocess.Popen([sys.executable, toy.__file__, tmp_path, "{}"], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not log.is_file() or log.read_bytes().count(b"\n") < lines:
         assert child.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
@@ -97,7 +98,7 @@ def test_killed_at_any_step_it_goes_on_to_the_same_bits(whole, tmp_path, lines):
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert not (tmp_path / "work" / "best.json").exists()
-    subprocess.run([sys.executable, TOY, tmp_path, "{}"], check=True, capture_output=True, timeout=300)
+    subprocess.run([sys.executable, toy.__file__, tmp_path, "{}"], check=True, capture_output=True, timeout=300)
     assert same_run(whole / "work", tmp_path / "work")
 
 
@@ -119,32 +120,30 @@ def test_stage_3_has_a_tenth_of_the_rate_also_after_a_resume(whole, tmp_path):
     old.step()
     save_checkpoint(tmp_path, "a", model, old, {})
     new = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    train.restore_checkpoint(tmp_path, model, new)
+    restore_checkpoint(tmp_path, model, new)
     assert [group["lr"] for group in new.param_groups] == [1e-4]
 
 
-def test_the_schedule_warms_up_and_comes_down():
-    rates = [schedule(step, 50) for step in range(50)]
-    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and max(rates) == 1.0
-    assert rates[5:] == sorted(rates[5:], reverse=True) and 0 < rates[-1] < 0.03
-    assert schedule(0, 1) == 1.0
-    level = [schedule(step, 50, falls=False) for step in range(50)]
-    assert level[:5] == rates[:5] and set(level[5:]) == {1.0}
+def test_a_stage_of_few_steps_warms_up_in_one_of_them(tmp_path):
+    for pairs, rates in ((8, [1.0]), (16, [1.0, 1.0]), (24, [1.0, 1.0, 0.5])):
+        training = toy_training(tmp_path, pairs=(24, pairs, 24), epochs=(1, 1, 1), control=False)
+        stage, steps = plan_stages(training.config, training.data)[1], pairs // 8
+        assert [warmup_schedule(step, steps, stage.warmup, stage.decay) for step in range(steps)] == rates
 
 
 def test_similar_queries_are_the_nearest_by_the_model_and_only_stage_2_looks_for_them(tmp_path):
     training = toy_training(tmp_path)
-    one, two, three, control = plan_stages(training.config, training.data)
-    assert [stage.together for stage in (one, two, three, control)] == [1, 8, 1, 1]
-    model = training._model(None)
-    assert similar_queries(control, model, training.queries) == {}
+    plan = plan_stages(training.config, training.data)
+    assert [stage.together for stage in plan] == [1, 8, 1, 1]
+    two, model, _, texts = training.start(1)
+    assert similar_queries(plan[3], model, texts.queries) == {}
     small = toy_training(tmp_path, stages=(1,), control=False, batch_size=4)
     assert [stage.name for stage in plan_stages(small.config, small.data)] == ["stage1"]  # no group to be too large
-    found = similar_queries(two, model, training.queries)
+    found = similar_queries(two, model, texts.queries)
     assert set(found) == set(two.positives["query_id"])
     for query, others in list(found.items())[:5]:
-        own = model.query.embed([training.queries[query]])[0]
-        cosines = [float(own @ model.query.embed([training.queries[other]])[0]) for other in others]
+        own = model.query.embed([texts.queries[query]])[0]
+        cosines = [float(own @ model.query.embed([texts.queries[other]])[0]) for other in others]
         assert query not in others and len(set(others)) == len(others) == min(100, len(found) - 1)
         assert cosines == pytest.approx(sorted(cosines, reverse=True), abs=1e-5)
 
@@ -154,32 +153,37 @@ def test_control_and_stage_2_differ_in_the_negatives_and_in_what_shares_a_batch(
     one, two, three, control = plan_stages(training.config, training.data)
     assert (two.kind, control.kind) == ("hard", "random")
     different = {name for name in vars(two) if vars(two)[name] is not vars(control)[name]}
-    assert different == {"name", "kind", "together", "pairs", "epochs"}
+    assert different == {"name", "kind", "together", "pairs", "epochs", "warmup"} and control.warmup == two.warmup
     assert control.pairs * control.epochs == two.pairs * two.epochs
     assert one.rate == two.rate == 10 * three.rate
-    assert [stage.falls for stage in (one, two, three, control)] == [False, True, True, True]
+    assert [stage.decay for stage in (one, two, three, control)] == ["none", "linear", "linear", "linear"]
     assert one.positives["weight"].min() == 1.0 and three.positives["weight"].min() == 0.6
 
 
-def test_a_cached_step_has_the_gradient_of_a_plain_one(tmp_path):
-    training = toy_training(tmp_path)
-    stage = plan_stages(training.config, training.data)[0]
+def test_a_cached_step_has_the_gradient_of_a_plain_one(tmp_path, monkeypatch):
+    placement = Placement("cpu", "torch", "float32", "a comparison")
+    monkeypatch.setattr(train, "choose_placement", lambda engine: placement)
     gradients = []
+
+    class Stop(Exception):
+        pass
+
+    def stop(weights):
+        gradients.append([weight.grad for weight in weights if weight.grad is not None])
+        raise Stop
+
+    monkeypatch.setattr(train, "clip_gradients", stop)
     for cached in (False, True):
         training = toy_training(tmp_path, cached=cached, contrastive=0.5, triplet=0.5, dimensions=(16,))
-        training.placement = train.choose_placement("torch").__class__("cpu", "torch", "float32", "a comparison")
-        model = training._model(None)
-        batch = training._batches(stage, model).epoch(0)[0]
-        loss = training._backward(model, batch)
-        gradients.append((loss, [p.grad for p in model.parameters() if p.grad is not None]))
-    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
-    for plain, cached in zip(gradients[0][1], gradients[1][1], strict=True):
+        with pytest.raises(Stop):
+            training.run()
+    assert len(gradients[0]) > 10
+    for plain, cached in zip(*gradients, strict=True):
         torch.testing.assert_close(cached, plain, rtol=1e-4, atol=1e-6)
 
 
 def test_the_loss_of_a_batch_is_the_sum_of_what_is_asked_for(tmp_path):
-    training = toy_training(tmp_path)
-    batch = training._batches(plan_stages(training.config, training.data)[0], training._model(None)).epoch(0)[0]
+    batch = toy_training(tmp_path).start()[2].epoch(0)[0]
     q, p = (torch.nn.functional.normalize(torch.randn(n, 32), dim=1) for n in (8, len(batch.product_ids)))
 
     def loss(**weights):
@@ -194,24 +198,39 @@ def test_the_loss_of_a_batch_is_the_sum_of_what_is_asked_for(tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_stops_with_earlier_epochs_kept(tmp_path, monkeypatch):
-    training = toy_training(tmp_path)
-    real, calls = training._backward, []
+    calls = []
 
-    def breaks(model, batch):
+    def breaks(*args):
         calls.append(1)
-        return float("nan") if len(calls) == 5 else real(model, batch)
+        return batch_loss(*args) * (float("nan") if len(calls) == 5 else 1.0)
 
-    monkeypatch.setattr(training, "_backward", breaks)
-    with pytest.raises(CourseError, match=r"stage1: loss nan .* at step 5; .*\n.*lower --learning-rate"):
-        training.run()
+    monkeypatch.setattr(train, "batch_loss", breaks)
+    with pytest.raises(CourseError, match=r"loss nan .* at step 5, stage stage1; .*\n.*lower --learning-rate"):
+        toy_training(tmp_path).run()
     assert (tmp_path / "work" / "stage1" / "epoch_1" / "two_tower.json").is_file()
     assert not (tmp_path / "work" / "best.json").exists()
+
+
+def test_a_text_is_tokenised_once_and_a_typo_changes_its_query_only(tmp_path):
+    _, model, batches, texts = toy_training(tmp_path, typo_share=0.5).start()
+    batch, again = batches.epoch(0)[0], TrainingTexts(toy_training(tmp_path).data, texts.searchable)
+    (queries, query_tokens), (products, product_tokens) = texts.tokens(model, batch)
+    assert queries is model.query and products is model.product
+    assert product_tokens == products.tokenise([texts.products[product_id] for product_id in batch.product_ids])
+    plain = queries.tokenise([texts.queries[query_id] for query_id in batch.query_ids])
+    assert [a == b for a, b in zip(query_tokens, plain, strict=True)] == [not seed for seed in batch.typos]
+    assert 0 < sum(map(bool, batch.typos)) < len(batch)
+    asked = []
+    model.product.tokenise = lambda wanted: asked.append(wanted) or [[1] for _ in wanted]
+    again.tokens(model, batch)
+    again.tokens(model, batch)
+    assert [len(wanted) for wanted in asked] == [len(batch.product_ids), 0]
 
 
 def test_a_stage_ends_early_when_validation_does_not_improve(tmp_path, monkeypatch):
     training = toy_training(tmp_path, stages=(1,), control=False, epochs=(6, 1, 1), patience=2)
     figures = iter([0.1, 0.3, 0.5, 0.4, 0.5, 0.9])  # the first is that of the untrained model
-    monkeypatch.setattr(training, "validation", lambda model: {"nDCG@10": next(figures)})
+    monkeypatch.setattr(type(training.validation), "__call__", lambda *_: {"nDCG@10": next(figures)})
     training.run()
     best = json.loads((tmp_path / "work" / "best.json").read_text())
     assert (best["epoch"], best["nDCG@10"]) == (2, 0.5), "the first of equals is kept, and epoch 5 never came"
@@ -244,11 +263,11 @@ def test_a_shop_in_which_everything_is_relevant_has_nothing_to_learn_from(tmp_pa
         ({"epochs": (0, 1, 1)}, r"train: epochs is \(0, 1, 1\); give every stage that is trained 1 or more"),
         ({"pairs": (1, 0, 1)}, "train: pairs is .* 1 or more"),
         ({"negatives": (-1, 0, 0)}, r"train: negatives is \(-1, 0, 0\); give every stage 0 or more"),
-        ({"checkpoint_every": 0}, "train: checkpoint_every is 0; choose 1 or more"),
-        ({"similar_queries": 0}, "train: similar_queries is 0; choose 1, which looks for none, up to the batch size"),
-        ({"similar_queries": 9}, "train: similar_queries is 9; choose 1"),
-        ({"patience": 0}, "train: patience is 0; choose 1 or more"),
-        ({"typo_share": 1.5}, "train: typo_share is 1.5; choose a share between 0 and 1"),
+        ({"checkpoint_every": 0}, "train: checkpoint_every is 0; it must be at least 1"),
+        ({"similar_queries": 0}, "train: similar_queries is 0; it must be at least 1 and at most 8"),
+        ({"similar_queries": 9}, "train: similar_queries is 9; it must be at least 1 and at most 8"),
+        ({"patience": 0}, "train: patience is 0; it must be at least 1"),
+        ({"typo_share": 1.5}, "train: typo_share is 1.5; it must be at least 0 and at most 1"),
         ({"in_batch": 0.0}, "train: without the in-batch loss"),
     ],
 )

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from chapter02_two_tower.architecture import Architecture
+from chapter02_two_tower.batches import BatchMaker
+from chapter02_two_tower.model import TwoTowerModel
 from chapter02_two_tower.notes import note_pairs
+from chapter02_two_tower.stage_batches import mine_once, stage_batches
+from chapter02_two_tower.stages import Stage, plan_stages
+from chapter02_two_tower.train import train_stages
+from chapter02_two_tower.train_config import TrainConfig, resolved
 from chapter02_two_tower.training_data import HARD_DTYPES, TrainingData, as_rows
+from chapter02_two_tower.training_texts import TrainingTexts
+from chapter02_two_tower.validation import Validation
 from common.artifacts import RunFolder
 from common.catalogue import Catalogue
+from common.processes import Processes
 
 THINGS = ("lamp", "chair", "kettle", "rug", "shelf", "mirror")
 COLOURS = ("red", "blue", "green", "white")
@@ -88,24 +101,41 @@ def tiny_encoder(folder: Path) -> str:
     return str(folder / "encoder")
 
 
-def toy_training(folder: Path, **changes):
-    """A `Training` of the toy shop in `folder`/work, with the tiny encoder; the same in every process."""
-    from chapter02_two_tower.train import TrainConfig, Training, resolved
-    from chapter02_two_tower.validation import Validation
-    from common.processes import Processes
+@dataclass
+class ToyTraining:
+    """A training of the toy shop in the folder `work`."""
 
+    config: TrainConfig
+    data: TrainingData
+    validation: Validation
+    work: Path
+
+    def run(self) -> None:
+        """Train every stage, alone or as one of the processes that were launched."""
+        train_stages(self.config, self.data, self.validation, self.work, processes=Processes.launched())
+
+    def start(self, number: int = 0) -> tuple[Stage, TwoTowerModel, BatchMaker, TrainingTexts]:
+        """Return what the stage of this number would start with if the untrained model were the best so far."""
+        stage = plan_stages(self.config, self.data)[number]
+        model = TwoTowerModel.build(self.config.architecture, seed=self.config.seed)
+        texts, folder = TrainingTexts(self.data, self.validation.product_texts), self.work / f"start-{number}"
+        mine_once(stage, model, folder, texts, self.data, self.config)
+        return stage, model, stage_batches(stage, folder, self.data, self.config), texts
+
+
+def toy_training(folder: Path, **changes) -> ToyTraining:
+    """Return a training in `folder`/work with the tiny encoder; the same in every process."""
     if not (folder / "encoder").is_dir():
         tiny_encoder(folder)
     catalogue = toy_catalogue()
     settings = {"pairs": (24, 24, 24), "epochs": (2, 2, 1), "negatives": (1, 2, 0), "batch_size": 8}
-    settings |= {"encoder": str(folder / "encoder"), "learning_rate": 1e-3, "checkpoint_every": 2}
-    config = resolved(TrainConfig(profile="smoke", **(settings | changes)))
+    settings |= {"learning_rate": 1e-3, "checkpoint_every": 2, **changes}
+    shape = {name: settings.pop(name) for name in set(settings) & set(Architecture.__dataclass_fields__)}
+    architecture = Architecture(encoder=str(folder / "encoder"), **shape)
+    config = resolved(TrainConfig(profile="smoke", architecture=architecture, **settings))
     data = toy_data(catalogue, folder)
-    return Training(config, folder / "work", Validation(catalogue, data), data, Processes.launched())
+    return ToyTraining(config, data, Validation(catalogue, data), folder / "work")
 
 
 if __name__ == "__main__":
-    import json
-    import sys
-
     toy_training(Path(sys.argv[1]), **json.loads(sys.argv[2])).run()

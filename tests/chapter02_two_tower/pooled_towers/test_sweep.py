@@ -8,10 +8,15 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from optuna.distributions import CategoricalDistribution
 
+from chapter02_two_tower import train
+from chapter02_two_tower.architecture import Architecture
 from chapter02_two_tower.pooled_towers import sweep
-from chapter02_two_tower.pooled_towers.sweep import PRESETS, SweepConfig
+from chapter02_two_tower.pooled_towers.presets import PRESETS
+from chapter02_two_tower.pooled_towers.sweep import SweepConfig
 from chapter02_two_tower.pooled_towers.train import PooledConfig
+from chapter02_two_tower.train_config import TrainConfig
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue
 from common.errors import CourseError, MissingArtifact
@@ -128,7 +133,7 @@ def test_a_training_that_fails_is_a_trial_without_a_value(swept):
 
 
 def test_a_sweep_of_failures_says_so(swept, monkeypatch):
-    monkeypatch.setitem(PRESETS["pooled"], "quick", {"learning_rate": sweep.CategoricalDistribution((1e-3,))})
+    monkeypatch.setitem(PRESETS["pooled"], "quick", {"learning_rate": CategoricalDistribution((1e-3,))})
     swept.diverges_at = 1e-3
     with pytest.raises(CourseError, match=r"every training .* the loss is nan"):
         swept(preset="quick", count=1)
@@ -193,12 +198,10 @@ def test_history_and_importance_are_drawn(swept):
 
 
 def test_every_setting_of_a_sweep_is_a_field_of_its_config():
-    from chapter02_two_tower.train import TrainConfig
-
     for preset in PRESETS["pooled"].values():
         assert set(preset) - {"kind"} <= set(PooledConfig.__dataclass_fields__)
     for preset in PRESETS["two_tower"].values():
-        assert set(preset) <= set(TrainConfig.__dataclass_fields__)
+        assert set(preset) <= {*TrainConfig.__dataclass_fields__, *Architecture.__dataclass_fields__}
 
 
 def test_trainings_of_a_sweep_leave_the_run_in_force(tmp_path):
@@ -222,8 +225,6 @@ def test_trainings_of_a_sweep_leave_the_run_in_force(tmp_path):
 
 
 def test_the_real_towers_are_trained_with_the_settings_of_the_trial(swept, monkeypatch):
-    from chapter02_two_tower import train
-
     with pytest.raises(MissingArtifact, match=r"python -m chapter01_baseline\.reindex"):
         swept(model="two_tower")
     make_indices(swept.catalogue)
@@ -237,7 +238,7 @@ def test_the_real_towers_are_trained_with_the_settings_of_the_trial(swept, monke
     monkeypatch.setattr(train, "main", stand_in)
     result = swept(preset="quick", model="two_tower", count=2, seed=4)
     assert [config.seed for config in seen] == [4, 4] and not any(config.control for config in seen)
-    tried = {(config.learning_rate, config.temperature) for config in seen}
+    tried = {(config.learning_rate, config.architecture.temperature) for config in seen}
     assert (
         tried == set(zip(result.trials["learning_rate"], result.trials["temperature"], strict=True)) and len(tried) == 2
     )
