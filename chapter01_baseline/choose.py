@@ -1,6 +1,6 @@
-"""Decides on validation queries what has to be decided: the weights of the fusions, and how much feedback pays.
+"""Choose the weights of the fusions and the strength of the feedback on validation queries.
 
-Nothing here ever sees a test query. `python -m chapter01_baseline.choose`
+No test query is ever read here. `python -m chapter01_baseline.choose`
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from chapter01_baseline.expansion import RM3Searcher, RocchioSearcher, choose_fe
 from chapter01_baseline.fusion import choose_weight
 from chapter01_baseline.keyword import keyword_text
 from chapter01_baseline.reindex import Indices, load_indices
-from common.artifacts import Artifacts, RunFolder, read_json, write_json
+from common.artifacts import Artifacts, RunFolder
+from common.atomic import read_json, write_json
 from common.catalogue import Catalogue, load_catalogue
 from common.cli import run_step
 from common.search import Searcher
@@ -31,9 +32,9 @@ DEFAULTS: dict[str, Any] = {
     "rocchio": {"beta": 0.0},
     "feedback_fusion_weight": 0.5,
 }
-"""For a catalogue without judged validation queries: equal shares, no feedback."""
+"""Choices for a catalogue without judged validation queries: equal shares, no feedback."""
 
-# "No feedback" stands first and wins ties, so that feedback which gains nothing is not switched on.
+# "No feedback" comes first and wins ties, so that feedback is only switched on if it gains something.
 RM3_GRID = [
     {"weight": 0.0},
     *({"weight": w, "n_feedback": n} for w, n in itertools.product((0.2, 0.4, 0.6, 0.8), (3, 10))),
@@ -59,7 +60,7 @@ class ChooseConfig:
 @dataclass(frozen=True)
 class Choices:
     """run: where they are saved. fusion_weight: share of the vectors. rm3, rocchio: settings of the feedback.
-    feedback_fusion_weight: share of the vectors when both lists come from feedback. curves: by name ("fusion", "rm3",
+    feedback_fusion_weight: share of the vectors if both lists come from feedback. curves: by name ("fusion", "rm3",
     "rocchio", "feedback_fusion") the nDCG@10 of every setting tried; empty without judgements."""
 
     run: RunFolder
@@ -71,7 +72,7 @@ class Choices:
 
 
 def main(config: ChooseConfig) -> Choices:
-    """Try every setting on the validation queries, and write down the best ones with their curves."""
+    """Try every setting on the validation queries, and save the best ones with their curves."""
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
     indices = load_indices(artifacts, catalogue)
@@ -92,25 +93,25 @@ def save_choices(folder: Path, indices: Indices, gains: str = "linear") -> None:
 
 
 def load_choices(artifacts: Artifacts, chapter: str = CHAPTER) -> Choices:
-    """Read the choices in force of a chapter; raises `MissingArtifact` with the command that makes them."""
+    """Read the current choices of a chapter; raises `MissingArtifact` with the command that makes them."""
     run = artifacts.current(chapter, STEP)
     curves = {path.stem: pd.read_parquet(path) for path in sorted(run.path.glob("*.parquet"))}
     return Choices(run=run, curves=curves, **read_json(run.path / "choices.json"))
 
 
 def evaluation_judgements(catalogue: Catalogue) -> pd.DataFrame:
-    """The grades that systems are measured by: the full truth where the source knows it, else the judgements."""
+    """Return the grades that systems are measured by: the full truth if the source knows it, else the judgements."""
     return catalogue.truth if len(catalogue.truth) else catalogue.judgements
 
 
 def judged_queries(catalogue: Catalogue, split: str) -> pd.DataFrame:
-    """The queries of a split for which there are judgements; may be empty."""
+    """Return the queries of a split that have judgements; there may be none."""
     queries = catalogue.split_queries(split)
     return queries[queries["query_id"].isin(evaluation_judgements(catalogue)["query_id"])].reset_index(drop=True)
 
 
 def feedback_searchers(indices: Indices) -> dict[str, Callable[..., Searcher]]:
-    """RM3 over the keyword index and Rocchio over the vectors, each waiting for its settings."""
+    """Return makers of RM3 over the keyword index and of Rocchio over the vectors; each takes its settings."""
     texts = dict(zip(indices.product_ids, keyword_text(indices.catalogue.products), strict=True))
     return {
         "rm3": lambda **settings: RM3Searcher(indices.keyword, texts, **settings),

@@ -1,9 +1,9 @@
-"""Measures every system of the chapter on the test queries, once, after everything has been chosen on validation.
+"""Measure every system of the chapter on the test queries, once, after everything has been chosen on validation.
 
 `python -m chapter01_baseline.evaluate --catalogue pocket_shop`
 
-On validation queries (`--split val`, all that some sources have) the figures are cross-validated instead: every query
-is searched with settings chosen on others.
+On validation queries (`--split val`; some sources have no others) the figures are cross-validated instead: each query
+is searched with settings that were chosen on other queries.
 """
 
 from __future__ import annotations
@@ -20,14 +20,25 @@ import pandas as pd
 from chapter01_baseline.choose import DEPTH, evaluation_judgements, judged_queries
 from chapter01_baseline.cross_validate import cross_validated_hits
 from chapter01_baseline.reindex import load_indices
-from chapter01_baseline.rerank import load_rerankers
-from chapter01_baseline.systems import systems
+from chapter01_baseline.reranker import load_rerankers
+from chapter01_baseline.systems import (
+    BM25,
+    BM25_RM3,
+    FUSION,
+    FUSION_FEEDBACK,
+    MINILM,
+    MINILM_ROCCHIO,
+    RERANKED_FUSION,
+    RERANKED_FUSION_FEEDBACK,
+    systems,
+)
 from common.artifacts import Artifacts, RunFolder
 from common.catalogue import Catalogue, load_catalogue
 from common.cli import run_step
 from common.errors import CourseError, MissingArtifact
 from common.evaluation import METRICS, compare, evaluate, holm, summarise
 from common.progress import progress
+from common.scoreboard import read_scoreboard, save_scoreboard
 from common.search import Hits, Searcher
 from common.trec import read_trec_run, write_trec_run
 
@@ -35,15 +46,15 @@ CHAPTER, STEP = "chapter01_baseline", "evaluate"
 HEADLINE = "nDCG@10"
 
 CLAIMS = (
-    ("fusion", "BM25", HEADLINE),
-    ("fusion", "MiniLM", HEADLINE),
-    ("BM25 + RM3", "BM25", HEADLINE),
-    ("MiniLM + Rocchio", "MiniLM", HEADLINE),
-    ("fusion + feedback", "fusion", HEADLINE),
-    ("reranked fusion", "fusion", HEADLINE),
-    ("reranked fusion + feedback", "fusion + feedback", HEADLINE),
+    (FUSION, BM25, HEADLINE),
+    (FUSION, MINILM, HEADLINE),
+    (BM25_RM3, BM25, HEADLINE),
+    (MINILM_ROCCHIO, MINILM, HEADLINE),
+    (FUSION_FEEDBACK, FUSION, HEADLINE),
+    (RERANKED_FUSION, FUSION, HEADLINE),
+    (RERANKED_FUSION_FEEDBACK, FUSION_FEEDBACK, HEADLINE),
 )
-"""What the chapter makes a statement about (system, against, metric); the p-values are corrected together (Holm)."""
+"""The chapter's claims (system, against, metric); their p-values are corrected together (Holm)."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +77,8 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """run: where everything is saved, TREC runs too. scoreboard: a row a system and metric. per_query: by system, a row
-    a query and a column a metric. comparisons: the chapter's claims (`CLAIMS`) with their paired tests."""
+    """run: where everything is saved, TREC runs too. scoreboard: a row for each system and metric. per_query: by
+    system, a row for each query and a column for each metric. comparisons: the paired tests of `CLAIMS`."""
 
     run: RunFolder
     scoreboard: pd.DataFrame
@@ -78,22 +89,23 @@ class EvaluateResult:
 def main(config: EvaluateConfig) -> EvaluateResult:
     """Search with every system, score the hits, and save scoreboard, scores of each query, comparisons and runs.
 
-    Raises `MissingArtifact`, with the command to run, for what is not built yet, and `CourseError` if a cross-encoder
-    is borrowed for another split than val.
+    Raises `MissingArtifact`, with the command to run, for what is not built yet, and `CourseError` if no query of the
+    split is judged, or if a cross-encoder is borrowed for another split than val.
     """
     lender = _lender(config)
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
+    queries = judged_queries(catalogue, config.split)
+    if queries.empty:
+        raise CourseError(f"evaluate: catalogue {catalogue.source} has no judged queries of split {config.split!r}.")
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
     inputs = _inputs(artifacts, lender)
     run = artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs)
     if run is None:
         with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
-            queries = judged_queries(catalogue, config.split)
-            if len(queries):
-                hits, seconds = _search(catalogue, artifacts, queries, config, lender)
-                per_query = score_all(hits, queries, catalogue, config.gains)
-                board = to_scoreboard(per_query, seconds, catalogue, config)
-                save_evaluation(folder, board, per_query, compare_claims(per_query, config.seed), hits)
+            hits, seconds = _search(catalogue, artifacts, queries, config, lender)
+            per_query = score_all(hits, queries, catalogue, config.gains)
+            board = to_scoreboard(per_query, seconds, catalogue, config)
+            save_evaluation(folder, board, per_query, compare_claims(per_query, config.seed), hits)
     return load_evaluation(artifacts)
 
 
@@ -105,7 +117,7 @@ def save_evaluation(
     hits: Mapping[str, Hits],
 ) -> None:
     """Write what `load_evaluation` and `saved_hits` read into the folder of a run."""
-    board.to_parquet(folder / "scoreboard.parquet", index=False)
+    save_scoreboard(folder, board)
     pd.concat(per_query, names=["system"]).to_parquet(folder / "per_query.parquet")
     comparisons.to_parquet(folder / "comparisons.parquet", index=False)
     for name, found in hits.items():
@@ -113,18 +125,16 @@ def save_evaluation(
 
 
 def load_evaluation(artifacts: Artifacts, chapter: str = CHAPTER) -> EvaluateResult:
-    """Read the evaluation in force of a chapter; its tables are empty for a catalogue without judged queries."""
+    """Read the current evaluation of a chapter; raises `MissingArtifact` with the command that makes it."""
     run = artifacts.current(chapter, STEP)
-    if not (run.path / "scoreboard.parquet").is_file():
-        return EvaluateResult(run, pd.DataFrame(), {}, pd.DataFrame())
     stacked = pd.read_parquet(run.path / "per_query.parquet")
     per_query = {name: stacked.xs(name, level="system") for name in stacked.index.unique("system")}
-    read = [pd.read_parquet(run.path / f"{name}.parquet") for name in ("scoreboard", "comparisons")]
-    return EvaluateResult(run, read[0], per_query, read[1])
+    comparisons = pd.read_parquet(run.path / "comparisons.parquet")
+    return EvaluateResult(run, read_scoreboard(run.path), per_query, comparisons)
 
 
 def saved_hits(result: EvaluateResult, system: str) -> Hits:
-    """Return what a system of a saved evaluation had found, a row a query of `result.per_query[system]`."""
+    """Return the hits of a system of a saved evaluation, one row for each query of `result.per_query[system]`."""
     query_ids = result.per_query[system].index.tolist()
     return read_trec_run(result.run.path / f"{_file_name(system)}.trec", query_ids)
 
@@ -143,7 +153,7 @@ def search_all(searchers: Mapping[str, Searcher], queries: pd.DataFrame) -> tupl
 def score_all(
     hits: Mapping[str, Hits], queries: pd.DataFrame, catalogue: Catalogue, gains: str = "linear"
 ) -> dict[str, pd.DataFrame]:
-    """Return the metrics of every query, by system; on the full truth where the catalogue knows it."""
+    """Return, by system, the metrics of every query; by the full truth if the catalogue knows it."""
     grades = evaluation_judgements(catalogue)
     # Under the full truth nothing is unjudged.
     metrics = [metric for metric in METRICS if not (len(catalogue.truth) and metric.startswith("Judged"))]
@@ -157,7 +167,7 @@ def to_scoreboard(
     config: EvaluateConfig,
     chapter: str = CHAPTER,
 ) -> pd.DataFrame:
-    """Return the rows of `python -m course scoreboard`: mean, 95% interval and number of queries of every metric."""
+    """Return the scoreboard's rows: for every system and metric its mean, 95% interval and number of queries."""
     tables = []
     for name, scores in per_query.items():
         table = summarise(scores, seed=config.seed)
@@ -173,8 +183,8 @@ def to_scoreboard(
 def compare_claims(
     per_query: Mapping[str, pd.DataFrame], seed: int, claims: Sequence[tuple[str, str, str]] = CLAIMS
 ) -> pd.DataFrame:
-    """Return a row a claim (system, against, metric) about systems that are there: the difference with its interval,
-    p and p_holm (corrected for the number of claims)."""
+    """Return a row for each claim (system, against, metric) whose systems were measured: the difference with its
+    interval, p, and p_holm (corrected for the number of claims)."""
     rows = [
         {
             "system": system,
@@ -202,11 +212,11 @@ def _search(
     indices = load_indices(artifacts, catalogue)
     reranker = None if lender is None else load_rerankers({"any": indices.dense}, catalogue, lender)["any"]
     hits = cross_validated_hits(queries, indices, reranker, seed=config.seed, gains=config.gains)
-    return hits, dict.fromkeys(hits, float("nan"))  # mostly spent on choosing; no time of a search
+    return hits, dict.fromkeys(hits, float("nan"))  # most of the time went into choosing: it says nothing of a search
 
 
 def _lender(config: EvaluateConfig) -> Artifacts | None:
-    """The artifacts of the catalogue whose cross-encoder is borrowed, None if none is."""
+    """Return the artifacts of the catalogue whose cross-encoder is borrowed, None if none is."""
     if not config.borrow_cross_encoder:
         return None
     if config.split != "val":

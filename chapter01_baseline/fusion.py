@@ -1,8 +1,9 @@
-"""Fusion: one ranking out of several, because keyword and vector search fail on different queries.
+"""Fuse several rankings into one, because keyword and vector search fail on different queries.
 
-Reciprocal rank fusion looks at ranks only and has nothing to tune: take it when there are no judgements. Convex fusion
-keeps how far apart the scores are; with a weight chosen on validation queries it is the better of the two, and a few
-dozen queries suffice to choose it (Bruch, Gai, Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval", 2023).
+Reciprocal rank fusion looks at ranks only and has nothing to tune: use it when there are no judgements. Convex fusion
+also uses how far apart the scores are. With a weight chosen on validation queries it is the better of the two, and a
+few dozen queries suffice to choose it (Bruch, Gai, Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval",
+2023).
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ CONVEX_WEIGHTS = tuple(np.linspace(0, 1, 21).round(2).tolist())
 
 
 def reciprocal_rank_fusion(rankings: Sequence[Hits], k: int, constant: float = 60) -> Hits:
-    """Score of a product: the sum over rankings of 1 / (constant + rank), rank counted from 1; 0 where it is missing.
+    """Score each product by the sum over rankings of 1 / (constant + rank), with 0 for a ranking that lacks it.
 
-    rankings: Hits of the same Q queries, of any depth. A larger constant makes the first ranks matter less.
-    Source: Cormack, Clarke, Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual rank learning
-    methods" (SIGIR 2009), whose constant is 60. Raises CourseError if the rankings differ in their number of queries.
+    Ranks count from 1. rankings: Hits of the same Q queries, of any depth. With a larger constant the first ranks
+    matter less. Source: Cormack, Clarke, Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual rank
+    learning methods" (SIGIR 2009), whose constant is 60. Raises CourseError if the rankings differ in their number of
+    queries.
     """
     k, rows = check_k(k), []
     for query in range(_n_queries(rankings)):
@@ -39,11 +41,11 @@ def reciprocal_rank_fusion(rankings: Sequence[Hits], k: int, constant: float = 6
 
 
 def convex_fusion(rankings: Sequence[Hits], k: int, *, weight: float) -> Hits:
-    """Score of a product: (1 - weight) * the first ranking's normalised score + weight * the second's.
+    """Score each product by (1 - weight) * the first ranking's normalised score + weight * the second's.
 
-    rankings: two Hits of the same Q queries. weight: 0 is the first alone, 1 the second alone: what only the other one
-    found is then no hit, and a query for which the one found nothing has none.
-    Each query's scores are brought to [0, 1], from the worst to the best that was retrieved (min-max in Bruch et al.).
+    rankings: two Hits of the same Q queries. weight: 0 is the first ranking alone, 1 the second alone; the products and
+    queries that only the other ranking has then get no hits.
+    Each query's scores are scaled to [0, 1], from the worst to the best that was retrieved (min-max in Bruch et al.).
     A product missing from one ranking counts 0 there, as the worst does: its score was below all that were retrieved.
     Raises CourseError unless there are two rankings of the same queries and weight is between 0 and 1.
     """
@@ -63,7 +65,7 @@ def convex_fusion(rankings: Sequence[Hits], k: int, *, weight: float) -> Hits:
 
 
 def _normalised(row: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """A row's scores in [0, 1]; all 1 if they do not differ from each other."""
+    """Scale a row's scores to [0, 1]; all become 1 if they are equal."""
     if not row:
         return []
     low, high = row[-1][1], row[0][1]
@@ -78,9 +80,9 @@ def _n_queries(rankings: Sequence[Hits]) -> int:
 
 
 class FusedSearcher:
-    """Asks several searchers and fuses their answers; itself a `common.search.Searcher`.
+    """Ask several searchers and fuse their answers; itself a `common.search.Searcher`.
 
-    searchers: for "convex" two, keyword search first. method: "rrf" or "convex". weight: of the second (convex only).
+    searchers: two for "convex", keyword search first. method: "rrf" or "convex". weight: of the second (convex only).
     depth: how many hits of each searcher enter the fusion (at least k are asked for). Raises CourseError for an unknown
     method, and if convex fusion is given another number of searchers than two.
     """
@@ -90,7 +92,6 @@ class FusedSearcher:
         searchers: Sequence[Searcher],
         method: str = "rrf",
         *,
-        constant: float = 60,
         weight: float = 0.5,
         depth: int = 200,
     ) -> None:
@@ -99,7 +100,7 @@ class FusedSearcher:
         if method == "convex" and len(searchers) != 2:
             raise CourseError(f"fusion: convex fusion takes two searchers, not {len(searchers)}; method rrf takes any.")
         self.searchers, self.method, self.depth = list(searchers), method, check_k(depth)
-        self.constant, self.weight = constant, weight
+        self.weight = weight
 
     def search(
         self,
@@ -109,7 +110,7 @@ class FusedSearcher:
         allowed: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> Hits:
-        """The k best products of each query; see `common.search.Searcher`."""
+        """Return the k best products of each query; see `common.search.Searcher`."""
         request = check_request(queries, k, allowed, exclude)
         depth = max(self.depth, request.k)
         rankings = [
@@ -117,7 +118,7 @@ class FusedSearcher:
             for searcher in self.searchers
         ]
         if self.method == "rrf":
-            return reciprocal_rank_fusion(rankings, request.k, self.constant)
+            return reciprocal_rank_fusion(rankings, request.k)
         return convex_fusion(rankings, request.k, weight=self.weight)
 
 
@@ -126,16 +127,16 @@ def choose_weight(
     query_ids: Sequence[str],
     judgements: pd.DataFrame,
     *,
-    weights: Sequence[float] = CONVEX_WEIGHTS,
     gains: str = "linear",
 ) -> tuple[float, pd.DataFrame]:
-    """The weight of convex fusion with the best mean nDCG@10 on validation queries, and the curve (weight, nDCG@10).
+    """Return the weight of convex fusion with the best mean nDCG@10 on validation queries, and the whole curve.
 
     rankings: the two searchers' Hits for the validation queries `query_ids`, in that order, at the depth of the fusion.
-    Of equally good weights the one nearest 0.5 is taken: it is the least sure that one searcher can be ignored.
+    The curve's columns are weight and nDCG@10. Of equally good weights the one nearest 0.5 is taken, which ignores
+    neither searcher.
     """
     points = []
-    for weight in weights:
+    for weight in CONVEX_WEIGHTS:
         fused = convex_fusion(rankings, 10, weight=weight)
         scores = evaluate(fused, query_ids, judgements, metrics=["nDCG@10"], gains=gains)
         points.append((weight, scores["nDCG@10"].mean()))

@@ -1,4 +1,4 @@
-"""Recall against latency: what an HNSW index gives up, and gains, beside the exact one."""
+"""Measure what an HNSW index gives up in recall and gains in latency, beside the exact index."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def measure_frontier(
     ef_search: Sequence[int] = (50, 100, 150, 200),
     k: int = 10,
 ) -> pd.DataFrame:
-    """One row for the flat index and one for each ef_search of the HNSW index.
+    """Return one row for the flat index, and one for each ef_search of the HNSW index.
 
     embeddings: the queries' [Q, D]. Columns: kind, ef_search (0 for flat), recall_at_k (mean share of the exact k
     nearest that were found; a product as near as the k-th counts as found), milliseconds_per_query (median over the

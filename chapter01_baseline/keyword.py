@@ -1,4 +1,4 @@
-"""BM25 over product text: a tokenizer that suits a shop, an index by bm25s, and a Searcher on top.
+"""Search product text by BM25: a tokenizer that suits a shop, an index by bm25s, and a Searcher on top.
 
 BM25 rewards a product for every query word it contains: more for a rare word, less for each repetition, less in a
 long text. It needs no training and no GPU, it finds part numbers that no encoder has seen, and it is blind to synonyms.
@@ -22,7 +22,7 @@ import bm25s
 import numpy as np
 import pandas as pd
 
-from common.artifacts import atomic_folder, read_json, write_json
+from common.atomic import atomic_folder, read_json, write_json
 from common.catalogue.text import TEXT_FIELDS, product_text
 from common.errors import CourseError
 from common.progress import progress
@@ -32,6 +32,7 @@ from common.search import Hits, check_k, check_request, empty_hits, hits_from_sc
 logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 TOKENIZER_VERSION = 1  # a saved index is refused by a tokenizer of another version: its words would not match
+TITLE_WEIGHT = 3
 
 # Written with or without a space before them ("5V", "5 V"): the number and the unit become two tokens either way.
 _UNITS = "v w kw wh kwh a ma ah mah hz khz mhz ghz kb mb gb tb mm cm m km in inch ft ml cl l oz g kg lb mp px dpi rpm"
@@ -67,7 +68,7 @@ def singular(word: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Lower case, no accents ("Süß" -> "suss"), full-width forms made plain, "1,000" -> "1000", "men's" -> "men"."""
+    """Lower the case, drop accents ("Süß" -> "suss"), commas ("1,000"), "'s" ("men's" -> "men") and full width."""
     text = unicodedata.normalize("NFKD", _TRADE_MARKS.sub(" ", text)).casefold()
     text = unicodedata.normalize("NFC", _ACCENTS.sub("", text))
     return _THOUSANDS.sub("", _POSSESSIVE.sub("", text))
@@ -75,7 +76,7 @@ def normalise(text: str) -> str:
 
 @lru_cache(maxsize=1 << 18)
 def _analyse(word: str) -> tuple[str, ...]:
-    """Tokens of one raw word; of a hyphenated one, the joined form and its parts ("USB-C" finds "usbc", "usb c")."""
+    """Return the tokens of a raw word; a hyphenated one gives its joined form and its parts ("USB-C": usbc, usb, c)."""
     if "\u3040" <= word[0] <= "\u9fff":  # no spaces between words: single characters and neighbouring pairs
         return (*word, *(word[i : i + 2] for i in range(len(word) - 1)))
     parts = word.split("-")
@@ -87,7 +88,7 @@ def _analyse(word: str) -> tuple[str, ...]:
 
 
 def tokenize(text: str) -> list[str]:
-    """Words of a text as BM25 counts them, in order; queries and products go through the same function.
+    """Split a text into the words that BM25 counts, in order; queries and products go through the same function.
 
     Keeps one-character tokens (the default of bm25s drops the "5" of "5 V"), decimals ("5.5") and part numbers
     ("006R90321"); numbers part from their unit ("128GB" -> "128", "gb"); plurals are stripped (`singular`); Chinese
@@ -96,15 +97,15 @@ def tokenize(text: str) -> list[str]:
     return [token for word in _WORD.findall(normalise(text)) for token in _analyse(word)]
 
 
-def keyword_text(products: pd.DataFrame, *, title_weight: int = 3) -> list[str]:
-    """What BM25 reads of each product [N]: `product_text` with the title `title_weight` times, without attribute names.
+def keyword_text(products: pd.DataFrame) -> list[str]:
+    """Return what BM25 reads of each product [N]: `product_text`, the title `TITLE_WEIGHT` times, no attribute names.
 
-    A word in the title says what a product is, one in the description what goes with it; repeating the title is the
+    A word in the title says what a product is; one in the description, what goes with it. Repeating the title is the
     simplest form of BM25F (Robertson et al., "Simple BM25 extension to multiple weighted fields", 2004). Attribute
-    names ("bluetooth: no") stand in every product of a category, whatever its value, and would be false hits; the name
-    of a true flag stays, as its value has no other word.
+    names ("bluetooth: no") are in every product of a category, whatever the value, and would be false hits; the name of
+    a true flag stays, because its value has no other word.
     """
-    fields = ["title"] * title_weight + [field for field in TEXT_FIELDS if field not in ("title", "attributes")]
+    fields = ["title"] * TITLE_WEIGHT + [field for field in TEXT_FIELDS if field not in ("title", "attributes")]
     values = [
         _attribute_values(json.loads(cell)) if isinstance(cell, str) and cell else "" for cell in products["attributes"]
     ]
@@ -120,10 +121,10 @@ def _attribute_values(value: object) -> str:
 
 
 class KeywordSearcher:
-    """BM25 over one text a product; a `common.search.Searcher`. Hits share at least one word with the query.
+    """Rank products by BM25 over their texts; a `common.search.Searcher`. Hits share a word with the query.
 
     product_ids, texts: N of each, in the same order; ids distinct. An empty text is never found.
-    k1: how fast repetitions of a word stop counting (0: at once). b: how much long texts are held back (0 to 1).
+    k1: how fast repetitions of a word stop counting (0: at once). b: how much long texts are penalised (0 to 1).
     tokenize: turns a text, and a query, into tokens. A saved index can only be loaded with the same function.
     Raises CourseError for ids that are not distinct, lengths that differ, no products, or k1 and b out of range.
     """
@@ -165,7 +166,7 @@ class KeywordSearcher:
         allowed: Collection[str] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> Hits:
-        """The k best products of each query; see `common.search.Searcher`."""
+        """Return the k best products of each query; see `common.search.Searcher`."""
         request = check_request(queries, k, allowed, exclude)
         weights = [Counter(self.tokenize(query)) for query in request.queries]
         return self.search_terms(weights, request.k, allowed=request.allowed, exclude=request.exclude)
@@ -180,14 +181,14 @@ class KeywordSearcher:
     ) -> Hits:
         """Search with weighted tokens: the score of a product is the sum over tokens of weight times BM25 score.
 
-        weights: for each query, token -> weight above 0 (a plain query: how often the token stands in it).
+        weights: for each query, token -> weight above 0 (in a plain query, how often it contains the token).
         """
         hits = empty_hits(len(weights), check_k(k))
-        closed = self._closed(allowed)
+        excluded = self._not_allowed(allowed)
         for row, query in enumerate(weights):
             scores = self.term_scores(query)
             scores[scores <= 0] = -np.inf
-            scores[closed] = -np.inf
+            scores[excluded] = -np.inf
             if exclude is not None:
                 scores[[self._positions[i] for i in exclude[row] if i in self._positions]] = -np.inf
             best = hits_from_scores(scores[None], self.product_ids, k, id_ranks=self._ranks)
@@ -195,10 +196,10 @@ class KeywordSearcher:
         return hits
 
     def term_scores(self, weights: Mapping[str, float]) -> np.ndarray:
-        """Scores [N] float32 of all products for weighted tokens; 0 for a product without any of them.
+        """Return the scores [N] float32 of all products for weighted tokens; 0 for a product without any of them.
 
         bm25s stores the finished BM25 score of every (token, product) as a sparse matrix, one column a token, so a
-        query is a weighted sum of columns. A product stands at most once in a column, so `+=` with an index is right.
+        query is a weighted sum of columns. A product is in a column at most once, so `+=` with an index is right.
         """
         data, rows, starts = (self.bm25.scores[part] for part in ("data", "indices", "indptr"))
         scores = np.zeros(len(self.product_ids), dtype=np.float32)
@@ -210,18 +211,18 @@ class KeywordSearcher:
         return scores
 
     def document_frequency(self, token: str) -> int:
-        """The number of products that contain a token."""
+        """Return the number of products that contain a token."""
         column = self.bm25.vocab_dict.get(token)
         starts = self.bm25.scores["indptr"]
         return 0 if column is None else int(starts[column + 1] - starts[column])
 
-    def _closed(self, allowed: Collection[str] | None) -> np.ndarray:
-        """Positions of the products that may not be returned."""
+    def _not_allowed(self, allowed: Collection[str] | None) -> np.ndarray:
+        """Return the positions of the products that may not be returned."""
         if allowed is None:
             return np.empty(0, dtype=np.int64)
-        is_open = np.zeros(len(self.product_ids), dtype=bool)
-        is_open[[self._positions[i] for i in allowed if i in self._positions]] = True
-        return np.flatnonzero(~is_open)
+        is_allowed = np.zeros(len(self.product_ids), dtype=bool)
+        is_allowed[[self._positions[i] for i in allowed if i in self._positions]] = True
+        return np.flatnonzero(~is_allowed)
 
     def save(self, folder: Path) -> None:
         """Write the index into a new folder, whole or not at all: .npy and JSON files, no pickle."""
@@ -232,7 +233,7 @@ class KeywordSearcher:
 
     @classmethod
     def load(cls, folder: Path, *, tokenize: Callable[[str], list[str]] = tokenize) -> KeywordSearcher:
-        """Read what `save` wrote. Raises CourseError if it is missing, damaged, or was made with another tokenizer."""
+        """Read what `save` wrote. Raises CourseError if it is missing, damaged, or made with another tokenizer."""
         folder = Path(folder)
         try:
             description = read_json(folder / "keyword.json")
@@ -262,7 +263,7 @@ def _tokenizer_name(function: Callable[[str], list[str]]) -> str:
 
 
 def _token_ids(texts: Sequence[str], tokenize: Callable[[str], list[str]]) -> tuple[list[list[int]], dict[str, int]]:
-    """Tokens as numbers, with the vocabulary: what bm25s indexes. Numbers take a tenth of the memory of strings."""
+    """Return the tokens as numbers, and the vocabulary. Numbers take a tenth of the memory of strings."""
     vocabulary: dict[str, int] = {}
     ids = []
     for text in progress(texts, desc="BM25", unit="product", leave=False):

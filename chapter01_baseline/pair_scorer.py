@@ -1,7 +1,8 @@
-"""How a cross-encoder is run over many pairs on this machine: OpenVINO on x86 CPUs, torch elsewhere, bf16 where native.
+"""Run a cross-encoder over many pairs: by OpenVINO on x86 CPUs, by torch elsewhere, in bf16 where it is native.
 
-Measured on two busy cores with AVX512-BF16, MiniLM at 61 tokens a pair, side by side in three rounds: as many pairs a
-second as torch in fp32 times 1.8 to 4.4 with bf16 weights, times 4 to 17 with OpenVINO in bf16; logits differ by 0.001.
+Measured on two busy cores with AVX512-BF16 (MiniLM, 61 tokens a pair, side by side in three rounds): bf16 weights in
+torch score 1.8 to 4.4 times as many pairs a second as fp32, OpenVINO in bf16 4 to 17 times as many; the logits differ
+by 0.001.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
     from sentence_transformers.cross_encoder import CrossEncoder
 
 Pair = tuple[str, str]
-REMEMBERED = 1_000_000  # pairs; a service that runs for weeks must not grow without bound
+REMEMBERED = 1_000_000  # pairs: the memory of a service that runs for weeks must stay bounded
 BATCH_SIZE = {"cpu": 32, "cuda": 256, "mps": 64}
 
 
 class PairScorer:
-    """Scores (query, product text) pairs by a sentence-transformers CrossEncoder with one output.
+    """Score (query, product text) pairs by a sentence-transformers CrossEncoder with one output.
 
-    engine: "auto", "openvino" or "torch". `reason` says what runs and why. The model itself stays as it is.
+    engine: "auto", "openvino" or "torch". `reason` says which engine runs and why. The model itself is not changed.
     """
 
     def __init__(self, model: CrossEncoder, engine: str = "auto") -> None:
@@ -41,7 +42,7 @@ class PairScorer:
             self._logits = _torch_logits(model, placement.device, placement.precision)
 
     def score(self, pairs: Sequence[Pair]) -> np.ndarray:
-        """Logits [N] float32 of N pairs, not squashed to 0..1. A pair seen before is not scored again."""
+        """Return the logits [N] float32 of N pairs, without a sigmoid. A pair seen before is not scored again."""
         known = self._known
         # Sorted by length over everything: a batch is as slow as its longest pair.
         unique = sorted(set(pairs) - known.keys(), key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
@@ -70,7 +71,7 @@ def _torch_logits(model: CrossEncoder, device: str, precision: str) -> Callable[
 
 
 def _openvino_logits(model: CrossEncoder, precision: str) -> Callable[[list[Pair]], np.ndarray]:
-    """The model converted from torch, in memory (about 5 s for MiniLM)."""
+    """Convert the model from torch, in memory (about 5 s for MiniLM)."""
     import openvino
     import torch
 

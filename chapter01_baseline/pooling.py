@@ -1,13 +1,12 @@
-"""Holes in the judgements: what a pooled, incomplete set of judgements would have said about systems whose truth is
-known.
+"""Compare what pooled, incomplete judgements say about systems with what the full truth says.
 
-Nobody can judge every product for every query. The usual way out is pooling (Spärck Jones & van Rijsbergen 1975): let
-several systems answer, put the top of their lists together, and judge that pool. What no system brought up stays
-unjudged and is commonly counted as not relevant. That is fair to the systems that made the pool, and unfair to a
-later one that finds good products they all missed (Zobel 1998, "How reliable are the results of large-scale
-information retrieval experiments?").
+Nobody can judge every product for every query. The usual remedy is pooling (Spärck Jones & van Rijsbergen 1975): let
+several systems answer, merge the tops of their lists, and judge that pool. A product that no system found stays
+unjudged and commonly counts as not relevant. That is fair to the systems that made the pool, and unfair to a later one
+that finds good products they all missed (Zobel 1998, "How reliable are the results of large-scale information retrieval
+experiments?").
 
-A generated shop knows the truth, so the error can be measured instead of feared.
+A generated shop knows the truth, so this error can be measured.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
     from common.search import Hits
 
 VIEWS = ("truth", "pooled", "judged_only")
-"""The ways to judge a system: the full truth; the pool, unjudged counted as not relevant; the pool, unjudged taken
-out of the ranking."""
+"""Ways to judge a system: the full truth; the pool, with unjudged products counted as not relevant; the pool, with
+unjudged products taken out of the ranking."""
 
 
 def pool(
@@ -38,17 +37,14 @@ def pool(
     budget: int = 25,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Judgements of the products that these systems would have brought before a judge: `query_id`, `product_id`,
-    `grade`.
+    """Judge the pool of these systems by the truth, and return its judgements: `query_id`, `product_id`, `grade`.
 
-    For each query the first products of all systems are judged, then the second ones, and so on until `budget`
-    products are. Where the last round does not fit any more, chance chooses among its products, so that no system is
-    favoured.
+    For each query the first products of all systems are judged, then the second ones, and so on until `budget` products
+    are. If the last round does not fit, its products are drawn at random, so that no system is favoured.
 
-    runs: name of a system -> its hits, row i for query i.
+    runs: by system, its hits, row i for query i.
     query_ids: the ids, or the table of queries of one split, as in `evaluate`.
-    truth: complete grades. A pair that is not in it has grade 0, and such rows are part of the result: a judge who has
-        looked and found nothing good is not a hole.
+    truth: complete grades. A pair that is not in it has grade 0 and is part of the result, because it was judged.
     """
     query_ids = _checked_ids(runs, query_ids)
     if budget < 1:
@@ -77,7 +73,7 @@ def compare_judgements(
     metric: str = "nDCG@10",
     gains: str = "linear",
 ) -> pd.DataFrame:
-    """Each system in the three `VIEWS`: one row a system, best by the truth first.
+    """Measure each system in the three `VIEWS`; return one row for each, best by the truth first.
 
     Columns: `system`; the mean `metric` by `truth`, `pooled`, `judged_only`; `Judged@10` in the pool; and the place (1
     is best, equal values share one) that each view gives the system: `rank_truth`, `rank_pooled`, `rank_judged_only`.
@@ -109,15 +105,15 @@ def leave_one_out(
     budget: int = 25,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How each system would have fared had it come too late for the pool: one row a system, best by the truth first.
+    """Measure each system as if it had come too late for the pool; return one row for each, best by the truth first.
 
-    For each system the pool is made once by all systems and once by all but this one. Columns: `system`; `metric` by
+    For each system the pool is made once by all systems and once by all others. Columns: `system`; `metric` by
     the `truth`, in the pool of all (`in_pool`), in the pool of the others (`left_out`), and there with unjudged
     products taken out (`left_out_judged_only`); `Judged@10` when left out; and its place among all systems by each of
     the first three: `rank_truth`, `rank_in_pool`, `rank_left_out`.
     """
     if len(runs) < 2:
-        raise CourseError("leave_one_out: needs two systems or more, so that somebody is left to make the pool.")
+        raise CourseError("leave_one_out: needs two systems or more, so that one is left to make the pool.")
     options = {"metric": metric, "gains": gains}
     shared = compare_judgements(
         runs, query_ids, truth, pool(runs, query_ids, truth, budget=budget, seed=seed), **options
@@ -144,10 +140,10 @@ def leave_one_out(
 
 
 def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
-    """Agreement of two orders of the same systems: 1 the same order, 0 no relation, -1 the reverse (Kendall 1938).
+    """Return the agreement of two orders of the same systems: 1 same order, 0 no relation, -1 reverse (Kendall 1938).
 
-    Of all pairs of systems, the share on which both agree who is better minus the share on which they disagree; a
-    pair that either holds for equal counts for neither (tau-a).
+    It is the share of pairs of systems on which both agree which is better, minus the share on which they disagree; a
+    pair that is equal in either counts for neither (tau-a).
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
@@ -159,7 +155,7 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _first_products(lists: list[list[str]], budget: int, rng: np.random.Generator) -> list[str]:
-    """The products of one query's pool, in the order in which they came up."""
+    """Return the products of one query's pool, in the order in which they entered it."""
     chosen: dict[str, None] = {}
     for depth in range(max(map(len, lists))):
         # Sorted before it is shuffled: the pool must not depend on the order in which the systems are named.
@@ -177,7 +173,7 @@ def _places(values: pd.Series) -> pd.Series:
 
 
 def _checked_ids(runs: Mapping[str, Hits], query_ids: Sequence[str] | pd.DataFrame) -> list[str]:
-    """The query ids as a list, after checking that every system has one row of hits for each."""
+    """Return the query ids as a list, after checking that every system has one row of hits for each."""
     names = query_id_list(query_ids)
     if not runs:
         raise CourseError("pooling: there is no system; give at least one name and its hits.")

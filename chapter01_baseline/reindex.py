@@ -1,4 +1,4 @@
-"""Builds the chapter's indices: words (BM25), vectors (MiniLM), and the vectors in two FAISS indices, Flat and HNSW.
+"""Build the chapter's indices: BM25 over the words, and two FAISS indices, Flat and HNSW, over MiniLM's vectors.
 
 `python -m chapter01_baseline.reindex --catalogue pocket_shop`
 """
@@ -38,14 +38,14 @@ class ReindexConfig:
     hnsw_m: int = 32
     """HNSW: links of each vector."""
     ef_construction: int = 200
-    """HNSW: candidates looked at while building."""
+    """HNSW: candidates examined while building."""
     ef_search: int = 100
-    """HNSW: candidates looked at while searching."""
+    """HNSW: candidates examined while searching."""
 
 
 @dataclass(frozen=True)
 class Indices:
-    """What chapter 1 searches in: `dense` is exact (Flat), `hnsw` approximate; both hold `embeddings` of `encoder`."""
+    """The indices of chapter 1: `dense` is exact (Flat), `hnsw` approximate; both hold `embeddings` of `encoder`."""
 
     run: RunFolder
     catalogue: Catalogue
@@ -57,12 +57,12 @@ class Indices:
 
     @property
     def product_ids(self) -> list[str]:
-        """The products in the order of `embeddings`."""
+        """Return the products in the order of `embeddings`."""
         return self.catalogue.products["product_id"].tolist()
 
 
 def main(config: ReindexConfig) -> Indices:
-    """Build BM25, embeddings, Flat and HNSW of a catalogue, or read them if they were built from the same before."""
+    """Build BM25, embeddings, Flat and HNSW of a catalogue, or read them if the same were built before."""
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
     if artifacts.reuse(CHAPTER, STEP, config=config) is None:
@@ -84,7 +84,7 @@ def save_vectors(folder: Path, embeddings: Embeddings, ids: Sequence[str], **hns
 
 
 def load_indices(artifacts: Artifacts, catalogue: Catalogue) -> Indices:
-    """Read the indices in force for a catalogue; raises `MissingArtifact` with the command that builds them."""
+    """Read the current indices of a catalogue; raises `MissingArtifact` with the command that builds them."""
     run = artifacts.current(CHAPTER, STEP)
     encoder = _encoder(run.manifest["config"]["model"], run.manifest["config"]["max_length"])
     flat, hnsw = DenseIndex.load(run.path / "flat"), DenseIndex.load(run.path / "hnsw")

@@ -1,14 +1,14 @@
-"""Five indices over up to a million products: recall, queries a second, memory and time to build, side by side.
+"""Compare five indices over up to a million products by recall, queries a second, memory and time to build.
 
     python -m chapter01_baseline.studies.index_at_scale --size 100000
 
-Every index and the vectors are kept: killed and started again, the step builds only what was not finished. Recall is
-by score, not by id: of products with equal vectors any one is as good as another. Each index has a knob for how hard it
-looks. All settings of it are measured on one half of the queries; there the fastest that reaches the target is chosen,
-and what is reported was measured on the other half. `chapter01_baseline.studies.index_growth` draws the result.
+Every index and the vectors are kept: killed and started again, the step builds only what was not finished. Each index
+has a parameter that trades speed for recall. All its settings are measured on one half of the queries; there the
+fastest that reaches the target is chosen, and the reported figures are measured on the other half.
+`chapter01_baseline.studies.index_growth` draws the result.
 
-The stand-in for the encoder, and the queries: `chapter01_baseline.studies.stand_in`. FAISS uses as many threads as
-OMP_NUM_THREADS says, else all cores, for all kinds alike.
+Vectors and queries come from `chapter01_baseline.studies.stand_in`. FAISS uses OMP_NUM_THREADS threads, by default all
+cores, for all kinds alike.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from chapter01_baseline.studies.index_kinds import (
     resident_bytes,
     search_parameters,
 )
+from chapter01_baseline.studies.recall import kth_scores, recall_by_score
 from chapter01_baseline.studies.stand_in import SHOPPERS, STAND_IN, ShopVectors, shop_vectors
 from common.artifacts import Artifacts, fingerprint
 from common.atomic import atomic_folder, atomic_write, read_json, write_json
 from common.cli import run_step
 from common.devices import hardware
 from common.errors import CourseError
+from common.profiles import with_profile_defaults
 from common.progress import progress, tell
-from common.settings import resolve_profile
 
 CHAPTER, STEP = "chapter01_baseline", "studies.index_at_scale"
-FORMAT = 1  # of a kept index and what is kept with it; a change of how they are made raises it
-TOLERANCE = 1e-6  # two float32 sums of 384 products of the same numbers differ by less
+FORMAT = 1  # of a kept index; raise it when indices are made in another way
 
 
 @dataclass(frozen=True)
@@ -62,38 +62,38 @@ class IndexAtScaleConfig:
     encoder: str = STAND_IN
     """"stand-in" (weighted means of token embeddings), or a text encoder such as "all-MiniLM-L6-v2"."""
     queries: Literal["shoppers", "products"] = SHOPPERS
-    """What is searched for: what shoppers write, or products of other shops, as for "similar products"."""
+    """What is searched for: queries in shoppers' words, or products of other shops, as for "similar products"."""
     kinds: tuple[str, ...] = tuple(KINDS)
     """Which indices; Flat is always measured."""
     k: int = 10
     """Products asked for, and the k of recall@k."""
     target: float = 0.97
-    """Recall that the reported setting of an index is to reach."""
+    """Recall that the reported setting of an index should reach."""
     ef_construction: int = 400
-    """HNSW: candidates looked at while building."""
+    """HNSW: candidates examined while building."""
     batch: int = 1_024
-    """Queries asked at once."""
+    """Queries searched at once."""
     batches: int = 2
     """Batches in each half of the queries."""
     rounds: int = 4
-    """Measurements of every setting on each half, taken turn by turn; medians are reported."""
+    """Measurements of every setting on each half, in turns; medians are reported."""
     seed: int = 0
     """Of the queries."""
     csv: Path | None = None
-    """Also put the result into this CSV, in place of the rows of the same size, encoder and queries."""
+    """Also write the result into this CSV, in place of the rows of the same size, encoder and queries."""
 
 
-ASKED = ("size", "encoder", "queries", "k", "batch", "target", "ef_construction")
-"""What of the config stands in every row."""
-OF_ONE_CSV = ("encoder", "queries", "size")
-FEWEST = 1_000
-SIZES = {"smoke": 2_000, "pocket": 100_000, "full": 1_000_000}
+SETTINGS = ("size", "encoder", "queries", "k", "batch", "target", "ef_construction")
+"""Fields of the config that are columns of the result."""
+CSV_KEYS = ("encoder", "queries", "size")
+MIN_SIZE = 1_000
+PROFILE_DEFAULTS = {"smoke": {"size": 2_000}, "pocket": {"size": 100_000}, "full": {"size": 1_000_000}}
 
 
 def main(config: IndexAtScaleConfig) -> pd.DataFrame:
     """Build what is not built, measure, and return a row for every setting of every kind (`measured`).
 
-    A result of the same config, code and packages is read instead.
+    If there is a result of the same config, code and packages, read that instead.
     """
     import faiss
 
@@ -123,41 +123,44 @@ def main(config: IndexAtScaleConfig) -> pd.DataFrame:
 
 
 def resolved(config: IndexAtScaleConfig) -> IndexAtScaleConfig:
-    """The config with its profile's size and Flat among its kinds. Raises CourseError for what cannot be measured."""
+    """Fill in the profile's size and add Flat to the kinds. Raises CourseError for what cannot be measured."""
     unknown = [kind for kind in config.kinds if kind not in KINDS]
     if unknown:
         raise CourseError(f"index kind {unknown[0]!r} is unknown; choose among {', '.join(KINDS)}.")
     if config.rounds < config.batches or config.batches < 1:
         raise CourseError(f"rounds must be at least batches ({config.batches}), so that every query is asked.")
-    profile = resolve_profile(config.profile)
-    size = SIZES[profile] if config.size is None else config.size
-    if size < FEWEST:
-        raise CourseError(f"size must be at least {FEWEST:,}, not {size}: fewer are too few to train IVF on.")
-    kinds = tuple(kind for kind in KINDS if kind == FLAT or kind in config.kinds)
-    return replace(config, profile=profile, size=size, kinds=kinds)
+    config = with_profile_defaults(config, PROFILE_DEFAULTS)
+    if config.size < MIN_SIZE:
+        raise CourseError(f"size must be at least {MIN_SIZE:,}, not {config.size}: IVF needs more to train on.")
+    return replace(config, kinds=tuple(kind for kind in KINDS if kind == FLAT or kind in config.kinds))
 
 
 def load_vectors(config: IndexAtScaleConfig) -> ShopVectors:
-    """The vectors that a `resolved` config asks for."""
+    """Return the vectors for a `resolved` config."""
     return shop_vectors(config.size, 2 * config.batches * config.batch, config.encoder, config.seed, config.queries)
 
 
 def measured(config: IndexAtScaleConfig, vectors: ShopVectors) -> pd.DataFrame:
-    """A row for every kind and effort: what was measured on the half of the queries for reporting (`measure`), with
-    `tuning_` before it on the other half; what the index took (`build`); `chosen`, one a kind, and whether it `reached`
-    the target (`choose`). config: `resolved`."""
+    """Build and measure all kinds, and return a row for every kind and effort.
+
+    Columns: those of `measure` on the reporting half of the queries, and with the prefix `tuning_` on the other half;
+    those of `build`; and `chosen`, true for one row of each kind, and `reached` (`choose`). config: `resolved`.
+    """
     built = pd.DataFrame([build(kind, config, vectors) for kind in config.kinds])
     indices = load(config, vectors)
     tuning, report = (measure(indices, half, config) for half in np.split(vectors.queries, 2))
     points = report.join(tuning.drop(columns=["kind", "effort"]).add_prefix("tuning_"))
     points = choose(points, config.target).merge(built, on="kind")
     points = points.sort_values("kind", key=lambda kinds: kinds.map(list(KINDS).index), kind="stable")
-    return points.assign(**{name: getattr(config, name) for name in ASKED})
+    return points.assign(**{name: getattr(config, name) for name in SETTINGS})
 
 
 def build(kind: str, config: IndexAtScaleConfig, vectors: ShopVectors) -> dict[str, Any]:
-    """Build an index and keep it, unless it was kept before: `kind, factory, build_seconds` (training and adding, the
-    vectors being there), `file_mb, resident_mb` (10^6 bytes), `threads`, `faiss`."""
+    """Build an index and keep it, unless it was kept before, and return what it took.
+
+    Keys: `kind, factory, build_seconds` (training and adding, without the vectors), `file_mb, resident_mb` (10^6
+    bytes), `threads`, `faiss`.
+    """
     import faiss
 
     folder = _folder(kind, config, vectors)
@@ -184,8 +187,8 @@ def build(kind: str, config: IndexAtScaleConfig, vectors: ShopVectors) -> dict[s
 
 
 def load(config: IndexAtScaleConfig, vectors: ShopVectors) -> dict[str, Any]:
-    """The built indices by kind. HNSW32 keeps its vectors in a flat index: that one is Flat, if it is there, so that
-    they are in memory once."""
+    """Load the built indices by kind. HNSW32 keeps its vectors in a flat index, which also serves as Flat if both are
+    there, so that the vectors are in memory only once."""
     import faiss
 
     indices = {}
@@ -198,7 +201,7 @@ def load(config: IndexAtScaleConfig, vectors: ShopVectors) -> dict[str, Any]:
 
 
 def measure(indices: dict[str, Any], queries: np.ndarray, config: IndexAtScaleConfig) -> pd.DataFrame:
-    """Ask every kind at every effort, turn by turn, batch after batch of queries [Q, D].
+    """Search with every kind at every effort, in turns, batch after batch of queries [Q, D].
 
     Columns: `kind, effort, recall` (mean over the queries), `recall_error` (its standard error), `queries_per_second`
     (median over the rounds), `times_flat` (median over the rounds of the ratio to Flat in the same round).
@@ -230,25 +233,12 @@ def measure(indices: dict[str, Any], queries: np.ndarray, config: IndexAtScaleCo
     )
 
 
-def kth_scores(flat: Any, queries: np.ndarray, k: int) -> np.ndarray:
-    """The k-th best score [Q] of each query over all products; of fewer than k products, the last one's."""
-    found = flat.search(queries, min(k, flat.ntotal))[1]
-    return _scores(flat, queries, found).min(axis=1)
-
-
-def recall_by_score(flat: Any, queries: np.ndarray, found: np.ndarray, kth: np.ndarray) -> np.ndarray:
-    """The recall@k [Q] of found rows [Q, k] (-1 for none): the share of k different products whose exact score is not
-    below the k-th best score [Q], but for rounding. Products as near as the k-th all count, whichever was returned."""
-    good = (found >= 0) & (_scores(flat, queries, found) >= kth[:, None] - TOLERANCE)
-    first = np.ones_like(good)  # a product that is returned twice counts once
-    for column in range(1, found.shape[1]):
-        first[:, column] = (found[:, :column] != found[:, [column]]).all(axis=1)
-    return (good & first).sum(axis=1) / min(found.shape[1], flat.ntotal)
-
-
 def choose(points: pd.DataFrame, target: float) -> pd.DataFrame:
-    """Mark one point a kind as `chosen`, by the tuning queries alone: the fastest whose recall less two standard errors
-    is at least the target (`reached`), or the one of the highest recall if there is none."""
+    """Mark one point of each kind as `chosen`, by the tuning queries alone.
+
+    It is the fastest whose recall less two standard errors is at least the target (`reached`), or, if there is none,
+    the one of the highest recall.
+    """
     safe = points["tuning_recall"] - 2 * points["tuning_recall_error"] >= target
     best = [
         part["tuning_queries_per_second"][safe].idxmax() if safe[part.index].any() else part["tuning_recall"].idxmax()
@@ -258,42 +248,35 @@ def choose(points: pd.DataFrame, target: float) -> pd.DataFrame:
 
 
 def command(config: IndexAtScaleConfig) -> str:
-    """What measures this again: with the size, and what else of `ASKED` is not as it is by default."""
-    asked = {name: getattr(config, name) for name in ASKED}
-    changed = {name: value for name, value in asked.items() if value != getattr(IndexAtScaleConfig(), name)}
+    """Return the command that repeats the measurement, with the `SETTINGS` that differ from their defaults."""
+    settings = {name: getattr(config, name) for name in SETTINGS}
+    changed = {name: value for name, value in settings.items() if value != getattr(IndexAtScaleConfig(), name)}
     return f"python -m {CHAPTER}.{STEP} " + " ".join(f"--{name.replace('_', '-')} {v}" for name, v in changed.items())
 
 
 def save_points(points: pd.DataFrame, csv: Path) -> None:
-    """Put the points into a CSV, in place of older ones of the same size, encoder and queries."""
+    """Write the points into a CSV, in place of older ones of the same size, encoder and queries."""
     if csv.is_file():
         old = pd.read_csv(csv, keep_default_na=False)
-        if not set(OF_ONE_CSV) <= set(old):
+        if not set(CSV_KEYS) <= set(old):
             raise CourseError(f"{csv.name}: not a file of measured indices; remove it, or name another with --csv.")
-        same = pd.MultiIndex.from_frame(old[list(OF_ONE_CSV)]).isin(pd.MultiIndex.from_frame(points[list(OF_ONE_CSV)]))
+        same = pd.MultiIndex.from_frame(old[list(CSV_KEYS)]).isin(pd.MultiIndex.from_frame(points[list(CSV_KEYS)]))
         points = pd.concat([old[~same], points])
-        points = points.sort_values(list(OF_ONE_CSV), ascending=[True, False, True], kind="stable")
+        points = points.sort_values(list(CSV_KEYS), ascending=[True, False, True], kind="stable")
     with atomic_write(csv) as temporary:
         points.to_csv(temporary, index=False, float_format="%.6g")
 
 
 def _turns(indices: dict[str, Any]) -> Iterator[tuple[str, Effort]]:
-    """Every kind and effort, the kinds taking turns: whatever else the machine does hits all of them."""
+    """Yield every kind and effort, the kinds in turns, so that other load on the machine affects them all."""
     most = cells(indices[FLAT].ntotal, indices[FLAT].d)
     fitting = ([(kind, e) for e in KINDS[kind].efforts if e.get("nprobe", 1) <= most] for kind in indices)
     for turn in itertools.zip_longest(*fitting):
         yield from (point for point in turn if point)
 
 
-def _scores(flat: Any, queries: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """The inner products [Q, k] of queries and found rows, all summed in the same order: equal vectors score the
-    same."""
-    vectors = flat.reconstruct_batch(np.maximum(found, 0).ravel()).reshape(*found.shape, flat.d)
-    return np.einsum("qd,qkd->qk", queries, vectors)
-
-
 def _folder(kind: str, config: IndexAtScaleConfig, vectors: ShopVectors) -> Path:
-    """Where an index is kept, by all that decides it and the time that it takes to build."""
+    """Return the folder of an index, named after everything that decides the index and its building time."""
     import faiss
 
     recipe = {

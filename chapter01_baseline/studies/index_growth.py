@@ -1,23 +1,21 @@
-"""Show what `index_at_scale` measured as a table and as pictures, and extrapolate it to a billion products.
+"""Show what `index_at_scale` measured as tables and pictures, and extrapolate it to a billion products.
 
-What is worked out for sizes that were not measured is an extrapolation: `on_paper` says how it is made, and every
-assumption of it is an argument (`Assumptions`).
+`on_paper` says how it extrapolates to sizes that were not measured; every assumption is an argument (`Assumptions`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from chapter01_baseline.studies.index_at_scale import IndexAtScaleConfig, choose, load_vectors, measured, resolved
-from chapter01_baseline.studies.index_kinds import FLAT, HNSW, HNSW_SQ8, KINDS
-from chapter01_baseline.studies.stand_in import PRODUCTS, SHOPPERS, STAND_IN
+from chapter01_baseline.studies.index_at_scale import choose
+from chapter01_baseline.studies.index_kinds import HNSW, HNSW_SQ8, KINDS
 from common.errors import CourseError
 
 if TYPE_CHECKING:
@@ -35,8 +33,8 @@ GROWING = {
 
 
 def read_points(csv: Path) -> pd.DataFrame:
-    """The points that `--csv` wrote, of all sizes. Raises CourseError, with the command that makes it, if there is no
-    such file or a column of it is missing."""
+    """Read the points of all sizes that `--csv` wrote. Raises CourseError, with the command that makes the file, if the
+    file or a column of it is missing."""
     name, again = Path(csv).name, "python -m chapter01_baseline.studies.index_at_scale --size 100000 --csv"
     if not Path(csv).is_file():
         raise CourseError(f"{name}: not measured yet. Make it with: {again} {name}")
@@ -48,11 +46,11 @@ def read_points(csv: Path) -> pd.DataFrame:
 
 
 def summary(points: pd.DataFrame) -> pd.DataFrame:
-    """A row for every kind of queries, size and index: the setting that the tuning queries chose, and what the
-    reporting queries say of it.
+    """Return a row for every kind of queries, size and index: the setting that the tuning queries chose, with the
+    figures of the reporting queries.
 
-    Memory is what a process that reads the index grows by; the file is what it takes on the disk. An index that no
-    setting brings to the target stands with its best recall and `reached` False.
+    Memory is what a process that reads the index grows by; the file is what it takes on the disk. An index that reaches
+    the target with no setting has its best recall, and `reached` False.
     """
     parts = [part[part["chosen"]] for _, part in _kinds(points)]
     chosen = pd.concat(parts).sort_values(["queries", "size"], ascending=[False, True], kind="stable")
@@ -75,7 +73,7 @@ def summary(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline(points: pd.DataFrame) -> dict[str, float]:
-    """What HNSW32-SQ8 costs and gives at one size: recall, times_flat, and the shares of HNSW32's memory and file."""
+    """Return, at one size, recall and times_flat of HNSW32-SQ8, and its shares of HNSW32's memory and file."""
     chosen = points[points["chosen"]].set_index("kind")
     small, large = chosen.loc[HNSW_SQ8], chosen.loc[HNSW]
     return {
@@ -86,37 +84,12 @@ def headline(points: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def benchmark(size: int | None = None, **settings: Any) -> list[dict[str, Any]]:
-    """HNSW32-SQ8 beside Flat, measured anew (indices that were built before are read), as rows of the benchmarks: for
-    shoppers' queries, and for products.
-
-    size: products, by default the profile's. settings: other fields of `IndexAtScaleConfig`.
-    """
-    asked = IndexAtScaleConfig(size=size, kinds=(FLAT, HNSW, HNSW_SQ8), **settings)
-    return [_benchmark(resolved(replace(asked, queries=queries))) for queries in (SHOPPERS, PRODUCTS)]
-
-
-def _benchmark(config: IndexAtScaleConfig) -> dict[str, Any]:
-    points = measured(config, load_vectors(config))
-    found, chosen = headline(points), points[points["chosen"]].set_index("kind")
-    made, threads = "stand-in" if config.encoder == STAND_IN else config.encoder, chosen["threads"][FLAT]
-    return {
-        "name": f"index-at-scale, {config.size:,} products, asked by {config.queries}",
-        "ours": f"HNSW32-SQ8, {chosen['effort'][HNSW_SQ8]}",
-        "peer": "faiss.IndexFlatIP",
-        "unit": "queries/s",
-        "our_value": round(float(chosen["queries_per_second"][HNSW_SQ8]), 1),
-        "peer_value": round(float(chosen["queries_per_second"][FLAT]), 1),
-        "ratio": round(found["times_flat"], 2),
-        "recall": round(found["recall"], 4),
-        "memory_share": round(found["memory_share"], 3),
-        "note": f"{made} vectors, batches of {config.batch:,}, {threads} threads; memory as a share of HNSW32's",
-    }
-
-
 def by_target(points: pd.DataFrame, targets: Sequence[float]) -> pd.DataFrame:
-    """How many times as fast as Flat each kind is, over one size, for each target: the setting that the tuning queries
-    choose for it, measured on the reporting ones; NaN where no setting surely reaches it."""
+    """Return how many times as fast as Flat each kind is at one size, for each target.
+
+    The tuning queries choose the setting, and the reporting queries measure it; NaN if no setting surely reaches the
+    target.
+    """
     columns = {}
     for target in targets:
         rows = choose(points, target)
@@ -126,8 +99,11 @@ def by_target(points: pd.DataFrame, targets: Sequence[float]) -> pd.DataFrame:
 
 
 def draw_frontier(axes: Axes, points: pd.DataFrame) -> None:
-    """Draw recall against queries a second for every setting of every kind, over one size: the line joins the settings
-    that no other of the kind beats in both, the ring is the chosen one, the dotted line the target."""
+    """Draw recall against queries a second for every setting of every kind at one size.
+
+    The line joins the settings that no other of the kind beats in both; the ring marks the chosen one, and the dotted
+    line the target.
+    """
     for (kind, part), colour in zip(_kinds(points), COLOURS, strict=False):
         edge = frontier(part)
         axes.scatter(part["recall"], part["queries_per_second"], s=9, color=colour, alpha=0.35, linewidths=0)
@@ -143,15 +119,17 @@ def draw_frontier(axes: Axes, points: pd.DataFrame) -> None:
 
 
 def frontier(points: pd.DataFrame) -> pd.DataFrame:
-    """The points that none beats in both recall and queries a second, by recall ascending."""
+    """Return the points that no other beats in both recall and queries a second, by ascending recall."""
     fastest = points.sort_values(["queries_per_second", "recall"], ascending=False, kind="stable")
     above = fastest["recall"].cummax().shift(fill_value=-1.0)
     return fastest[fastest["recall"] > above].sort_values("recall")
 
 
 def draw_growth(axes: Sequence[Axes], points: pd.DataFrame) -> None:
-    """Draw on three axes, against the number of products, what a query takes, the memory and the build of each kind's
-    chosen setting. On these scales a straight line is a power: its slope stands in the legend (1: in proportion)."""
+    """Draw on three axes the seconds of a query, the memory and the build of each kind against the number of products.
+
+    On these scales a straight line is a power; the legend has its slope (1: in proportion).
+    """
     table = growth(points)
     for ax, (column, label) in zip(axes, GROWING.items(), strict=True):
         for (kind, part), colour in zip(_kinds(table), COLOURS, strict=False):
@@ -162,51 +140,51 @@ def draw_growth(axes: Sequence[Axes], points: pd.DataFrame) -> None:
 
 
 def growth(points: pd.DataFrame) -> pd.DataFrame:
-    """The chosen settings, sizes ascending, with `seconds_per_query`: of one thread, so threads / queries a second."""
+    """Return the chosen settings by size, with `seconds_per_query` of one thread (threads / queries a second)."""
     chosen = points[points["chosen"]].sort_values("size", kind="stable")
     return chosen.assign(seconds_per_query=chosen["threads"] / chosen["queries_per_second"])
 
 
 def exponent(rows: pd.DataFrame, column: str) -> float:
-    """The power of the number of products with which a column grows: the least-squares slope of the logarithms."""
+    """Return the power of the number of products with which a column grows (least-squares slope of the logarithms)."""
     return float(np.polyfit(np.log(rows["size"]), np.log(rows[column]), 1)[0])
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the sums on paper rest on, besides the measured figures."""
+    """The assumptions of `on_paper`, besides the measured figures."""
 
     machine_gb: float = 256
     """Memory of a machine, 10^9 bytes."""
     usable: float = 0.7
-    """Share of it that indices may fill."""
+    """Share of the memory that indices may fill."""
     threads: int = 32
     """Of a machine."""
     thread_yield: float = 0.7
-    """What each of them does, of what one of the few measured ones did: they share the memory's bandwidth."""
+    """Work of each thread, as a share of what a measured one did: all share the memory's bandwidth."""
     queries_per_second: float = 1_000
-    """To be answered by all machines together."""
+    """Load on all machines together."""
     shard_at_most: int = 100_000_000
-    """Products in one index: what is measured on a million should not be carried on for ever."""
+    """Products in one index: figures of a million products should not be extrapolated further."""
     embedded_per_second: float = 200
     """Products that the encoder embeds a second on one machine."""
     dimension: int = 384
-    """Of the vectors, which are kept as float32 to build from."""
+    """Of the vectors, which are kept as float32 to build the index from."""
 
 
 def on_paper(
     points: pd.DataFrame, products: Sequence[int] = (10**8, 10**9), assumptions: Assumptions | None = None
 ) -> pd.DataFrame:
-    """What each kind would take for so many products, extrapolated from the sizes measured (two at least).
+    """Estimate what each kind takes for so many products, extrapolated from at least two measured sizes.
 
-    Memory: the bytes a product of the largest measured size (the cells' centres grow more slowly, which is neglected).
-    The products are cut into `shards`, as few as memory and `shard_at_most` allow; every query asks every shard. What a
-    query and a build take in one shard grows from the largest measured size by the power fitted to all sizes
-    (`exponent`). `machines`: as many as hold all shards once, or as the queries need, whichever is more; each is filled
-    with shards. `latency_ms`: of one thread in one shard, without waiting. `build_hours`: of these machines together,
-    each shard built by one of them; `embed_days`: of one. `vectors_tb`: on the disk, 10^12 bytes. Not in it: network
-    and merging, spare machines, what changes while it is used, and whether the recall holds. Raises CourseError for
-    fewer than two sizes of a kind.
+    Memory: the bytes of a product at the largest measured size (the cells' centres grow more slowly, which is
+    neglected). The products are split into `shards`, as few as memory and `shard_at_most` allow; every query searches
+    every shard. The times of a query and of a build in one shard grow from the largest measured size by the power
+    fitted to all sizes (`exponent`). `machines`: as many as hold all shards once, or as the queries need, whichever is
+    more; each is filled with shards. `latency_ms`: of one thread in one shard, without waiting. `build_hours`: of these
+    machines together, each shard built by one of them; `embed_days`: of one machine. `vectors_tb`: on the disk, 10^12
+    bytes. Not included: network and merging, spare machines, changes of the catalogue, a change of recall. Raises
+    CourseError for fewer than two sizes of a kind.
     """
     assumptions = assumptions or Assumptions()
     rows = []
@@ -240,5 +218,5 @@ def _on_paper(kind: str, part: pd.DataFrame, products: int, given: Assumptions) 
 
 
 def _kinds(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The parts of a table by kind, in the order of the kinds."""
+    """Split a table by kind, in the order of the kinds."""
     return [(kind, points[points["kind"] == kind]) for kind in sorted(set(points["kind"]), key=list(KINDS).index)]

@@ -1,10 +1,10 @@
-"""The kinds of index that are compared at scale: how each is built, and the knobs with which it looks harder.
+"""Build the kinds of index that are compared at scale, and set the parameters that trade their speed for recall.
 
-HNSW walks a graph (`common.index`). IVF looks into the cells of a k-means (`common.quantised_index`) and estimates the
-scores there from small codes, then scores the best of them again from the refinement's codes. Codes: SQ8 keeps a byte a
-number; PQ fast-scan 4 bits for every 4 numbers, compared 32 products at a time in the processor's registers (André,
-Kermarrec and Le Scouarnec 2015, "Cache locality is not enough"); RaBitQ the signs of the numbers, after a random
-rotation (Gao and Long 2024, "RaBitQ"). Both refine with SQ8: the exact vectors would take four times as much.
+HNSW walks a graph (`common.index`). IVF searches the cells of a k-means (`common.quantised_index`): it estimates the
+scores there from small codes, then scores the best of them again from the refinement's codes. Codes: SQ8 keeps a byte
+for each number; PQ fast-scan 4 bits for every 4 numbers, compared 32 products at a time in the processor's registers
+(André, Kermarrec and Le Scouarnec 2015, "Cache locality is not enough"); RaBitQ the signs of the numbers, after a
+random rotation (Gao and Long 2024, "RaBitQ"). Both refine with SQ8: the exact vectors would take four times as much.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from common.quantised_index import VECTORS_A_CELL, ivf_pq_parameters
+from common.quantised_index import MIN_VECTORS_PER_CELL, ivf_pq_parameters
 
 QUERY_BITS = 4  # to which RaBitQ rounds a query's numbers
 ROWS_AT_ONCE = 50_000
@@ -30,7 +30,7 @@ import ctypes, os, sys, faiss
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-ctypes.CDLL(None).malloc_trim(0)  # else what importing left free, some 25 MB, would take the index in unseen
+ctypes.CDLL(None).malloc_trim(0)  # some 25 MB that imports left free would hide a part of the index
 before = resident()
 index = faiss.read_index(sys.argv[1])
 print(resident() - before)
@@ -48,8 +48,8 @@ PROBES: tuple[Effort, ...] = tuple(
 
 @dataclass(frozen=True)
 class Kind:
-    """factory: FAISS's description of the index, to be filled with `d` (dimension), `m` (d / 4) and `cells`. efforts:
-    the settings of a search that are tried; `refine` times k candidates are scored again."""
+    """factory: FAISS's description of the index, with places for `d` (dimension), `m` (d / 4) and `cells`. efforts: the
+    search settings that are tried; `refine` times k candidates are scored again."""
 
     factory: str
     efforts: tuple[Effort, ...]
@@ -66,24 +66,24 @@ KINDS = {
 
 
 def cells(count: int, dimension: int) -> int:
-    """How many cells IVF has over so many vectors."""
+    """Return the number of cells of IVF over `count` vectors."""
     return ivf_pq_parameters(count, dimension, {})["nlist"]
 
 
 def factory(kind: str, count: int, dimension: int) -> str:
-    """FAISS's description of a kind over `count` vectors."""
+    """Return FAISS's description of a kind over `count` vectors."""
     return KINDS[kind].factory.format(d=dimension, m=dimension // 4, cells=cells(count, dimension))
 
 
 def filled_index(kind: str, products: np.ndarray, ef_construction: int) -> Any:
-    """A FAISS index of the kind, trained on a sample of products [N, D] and holding all of them, by their row."""
+    """Build a FAISS index of the kind, trained on a sample of products [N, D] and filled with all of them, by row."""
     import faiss
 
     index = faiss.index_factory(products.shape[1], factory(kind, *products.shape), faiss.METRIC_INNER_PRODUCT)
     if kind in (HNSW, HNSW_SQ8):
         index.hnsw.efConstruction = ef_construction
     if not index.is_trained:
-        count = min(len(products), max(TRAINED_ON, VECTORS_A_CELL * cells(*products.shape)))
+        count = min(len(products), max(TRAINED_ON, MIN_VECTORS_PER_CELL * cells(*products.shape)))
         rows = np.sort(np.random.default_rng(0).choice(len(products), count, replace=False))
         index.train(products[rows])
     for start in range(0, len(products), ROWS_AT_ONCE):
@@ -92,7 +92,7 @@ def filled_index(kind: str, products: np.ndarray, ef_construction: int) -> Any:
 
 
 def search_parameters(kind: str, effort: Effort) -> Any:
-    """FAISS's search parameters for an effort; None for Flat, which has no knob."""
+    """Return FAISS's search parameters for an effort; None for Flat, which has none."""
     import faiss
 
     if not effort:
@@ -108,12 +108,12 @@ def search_parameters(kind: str, effort: Effort) -> Any:
 
 
 def effort_name(effort: Effort) -> str:
-    """As people read it: "nprobe 64, refine 8"."""
+    """Write an effort for people: "nprobe 64, refine 8"."""
     return ", ".join(f"{name} {value}" for name, value in effort.items())
 
 
 def resident_bytes(file: Path) -> int:
-    """By how much a process of its own grows when it reads the index. Where there is no Linux to say it, the size of
+    """Return by how many bytes a separate process grows when it reads the index; elsewhere than on Linux, the size of
     the file, which is about the same."""
     if not sys.platform.startswith("linux"):
         return file.stat().st_size

@@ -1,14 +1,15 @@
-"""Vectors by the million: the products of a text-only pocket shop and what is searched there, embedded in minutes.
+"""Embed the products and queries of a text-only pocket shop in minutes, up to a million products.
 
-MiniLM takes half an hour for a million products where the processor knows bfloat16, and hours elsewhere. What stands in
-for it is the mean of its pretrained *token* embeddings, each weighted by its inverse document frequency, after Arora et
-al. 2017, "A Simple but Tough-to-Beat Baseline for Sentence Embeddings": no network is run. It finds other products than
-MiniLM does (about a third of the ten nearest are the same), so nothing here says how good a search is. It is somewhat
-harder for an index, which is what it is for: over the pocket shop's 4,500 products the 1st, 10th and 100th best scores
-of a query are 0.54, 0.43 and 0.32 (MiniLM: 0.53, 0.44, 0.32), and HNSW32 built with efConstruction 400 has a recall@10
-of 0.958 at efSearch 32 and 0.988 at 64 (MiniLM: 0.971, 0.993); over 100,000, HNSW32-SQ8 has 0.922 at 64 (MiniLM:
-0.946). Without the weights all products lie close together and the queries elsewhere, and the same graph reaches far
-less. `--encoder all-MiniLM-L6-v2` shows MiniLM itself at sizes that one can wait for.
+MiniLM takes half an hour for a million products on a processor with native bfloat16, and hours on others. Its stand-in
+is the mean of its pretrained *token* embeddings, each weighted by its inverse document frequency, after Arora et al.
+2017, "A Simple but Tough-to-Beat Baseline for Sentence Embeddings": no network is run.
+
+The stand-in finds other products than MiniLM (about a third of the ten nearest are the same), so nothing here says how
+good a search is. It serves to test an index, for which it is somewhat harder. Over the pocket shop's 4,500 products the
+1st, 10th and 100th best scores of a query are 0.54, 0.43 and 0.32 (MiniLM: 0.53, 0.44, 0.32), and HNSW32 built with
+efConstruction 400 has a recall@10 of 0.958 at efSearch 32 and 0.988 at 64 (MiniLM: 0.971, 0.993); over 100,000,
+HNSW32-SQ8 has 0.922 at 64 (MiniLM: 0.946). Without the weights all products lie close together, far from the queries,
+and the recall of the same graph is far lower. `--encoder all-MiniLM-L6-v2` measures MiniLM itself, at small sizes.
 """
 
 from __future__ import annotations
@@ -17,14 +18,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from common.artifacts import fingerprint
 from common.atomic import atomic_folder
 from common.catalogue import load_catalogue, product_text
-from common.encoders import MINILM_SHA256, load_text_encoder, packaged_minilm
+from common.encoders import MINILM_SHA256, load_text_encoder, pretrained_tokens
 from common.pocket_shop.facts import draw_facts
 from common.pocket_shop.queries import KINDS, draw_queries
 from common.pocket_shop.shop import VERSION
@@ -35,19 +35,18 @@ from common.settings import artifacts_root
 STAND_IN = "stand-in"
 FORMAT = 2
 SHOPPERS, PRODUCTS = "shoppers", "products"  # whose texts are searched for
-CHUNK = 50_000  # products embedded at once: 77 MB of vectors; the first chunk gives the stand-in its weights
-QUERY_SHOP, QUERIES_PER_KIND = 4_500, 160  # the shop over which queries are drawn, and how many of them it has
-TOKEN_MATRIX = "embeddings.word_embeddings.weight"
+CHUNK = 50_000  # products embedded at once, 77 MB of vectors; the stand-in takes its weights from the first chunk
+QUERY_SHOP, QUERIES_PER_KIND = 4_500, 160  # products of a shop that queries are drawn from, and queries drawn
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """N texts to float32 [N, D], each of length 1."""
 
 
 class TokenMean:
-    """The weighted mean of the pretrained token embeddings of a text, of length 1: the stand-in for the encoder.
+    """Embed a text as the weighted mean of its pretrained token embeddings, of length 1: the stand-in for the encoder.
 
-    A token's weight is log((1 + S) / (1 + texts with it)) over a sample of S texts, and what no text of the sample has
-    weighs most.
+    A token's weight is log((1 + S) / (1 + texts with it)) over a sample of S texts; a token that no text of the sample
+    has weighs most.
     """
 
     def __init__(self, sample: Sequence[str]) -> None:
@@ -58,7 +57,7 @@ class TokenMean:
         self._weights = np.log((1 + len(sample)) / (1 + texts_with)).astype(np.float32)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """The vectors of N texts, float32 [N, 384]; a text without any token is read as one that is unknown."""
+        """Return the vectors of N texts, float32 [N, 384]; a text without tokens counts as one unknown token."""
         import torch
         from torch.nn.functional import embedding_bag, normalize
 
@@ -75,24 +74,10 @@ class TokenMean:
         return [np.array(encoding.ids or [unknown], dtype=np.int64) for encoding in encoded]
 
 
-def pretrained_tokens() -> tuple[np.ndarray, Any]:
-    """MiniLM's token embeddings, float32 [30522, 384], and its tokeniser; nothing else of it is read."""
-    from safetensors import safe_open
-    from tokenizers import Tokenizer
-
-    folder = packaged_minilm()
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    with safe_open(folder / "model.safetensors", framework="np") as weights:
-        name = next(name for name in weights.keys() if name.endswith(TOKEN_MATRIX))  # noqa: SIM118
-        return weights.get_tensor(name).astype(np.float32), tokenizer
-
-
 @dataclass(frozen=True)
 class ShopVectors:
-    """products: float32 [N, D], on the disk until it is read. queries: float32 [Q, D]. All of length 1. digest: equal
-    for equal vectors. folder: where they are; what is built from them is kept beside them."""
+    """products: float32 [N, D], memory-mapped. queries: float32 [Q, D]. All of length 1. digest: equal for equal
+    vectors. folder: where they are; what is built from them is kept beside them."""
 
     products: np.ndarray
     queries: np.ndarray
@@ -101,7 +86,7 @@ class ShopVectors:
 
 
 def shop_vectors(size: int, count: int, encoder: str = STAND_IN, seed: int = 0, queries: str = SHOPPERS) -> ShopVectors:
-    """The vectors of a pocket shop of `size` products, made once and then read, and of `count` queries.
+    """Return the vectors of a pocket shop of `size` products and of `count` queries; they are made once, then read.
 
     encoder: "stand-in" (`TokenMean`), or a model as in `common.encoders.load_text_encoder`. seed: of the queries.
     queries: "shoppers" (`shop_queries`) or "products" (`other_products`). Raises CourseError for a size below 400.
@@ -129,7 +114,7 @@ def shop_vectors(size: int, count: int, encoder: str = STAND_IN, seed: int = 0, 
 
 
 def _write_vectors(folder: Path, size: int, asked: dict[str, list[str]], encode: Encode | None) -> None:
-    """Embed chunk by chunk: neither the texts nor the vectors of all products are ever in memory."""
+    """Embed chunk by chunk, so that texts and vectors of all products are never in memory at once."""
     products = load_catalogue("pocket_shop", size=size, photos=False, queries_per_kind=0).products
     file = None
     for start in progress(range(0, size, CHUNK), desc="embedding products"):
@@ -146,10 +131,10 @@ def _write_vectors(folder: Path, size: int, asked: dict[str, list[str]], encode:
 
 
 def shop_queries(count: int, seed: int = 0) -> list[str]:
-    """`count` different queries in random order, in shoppers' words and of all the kinds that the pocket shop knows.
+    """Draw `count` different queries in random order, in shoppers' words and of all kinds of the pocket shop.
 
-    They are drawn over small shops of other seeds than the indexed one: shoppers ask for what a shop may have, and a
-    query asks for nothing that only the indexed products could tell.
+    They are drawn over small shops of other seeds than the indexed one: shoppers ask for what a shop may have, and no
+    query depends on the indexed products.
     """
     per_kind = min(QUERIES_PER_KIND, math.ceil(count / len(KINDS)))
 
@@ -160,15 +145,14 @@ def shop_queries(count: int, seed: int = 0) -> list[str]:
 
 
 def other_products(count: int, seed: int = 0) -> list[str]:
-    """The texts of `count` different products of such other shops, in random order: what "similar products" is asked
-    with."""
+    """Draw the texts of `count` different products of other shops, in random order: queries for "similar products"."""
     return _different(
         lambda shop: product_text(write_products(draw_facts(QUERY_SHOP, seed=shop), seed=shop)), count, seed
     )
 
 
 def _different(drawn: Callable[[int], Sequence[str]], count: int, seed: int) -> list[str]:
-    """`count` different ones of the texts that are `drawn` of one shop after the other, in random order."""
+    """Return `count` different texts in random order, `drawn` from one shop after the other."""
     found: dict[str, None] = {}
     shops = iter(range(1_000_000 * (seed + 1), 1_000_000 * (seed + 2)))
     while len(found) < count:

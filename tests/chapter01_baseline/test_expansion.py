@@ -1,4 +1,4 @@
-"""Query expansion: both feedbacks against their formulas, "no feedback" as a limit, and a tiny language model."""
+"""Query expansion: both feedbacks against their formulas, and "no feedback" as a limit."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chapter01_baseline.expansion import (
-    ExpandedSearcher,
-    GenerativeExpander,
-    RM3Searcher,
-    RocchioSearcher,
-    choose_feedback,
-)
+from chapter01_baseline.expansion import RM3Searcher, RocchioSearcher, choose_feedback
 from chapter01_baseline.keyword import KeywordSearcher
 from common.encoders import Embeddings
 from common.errors import CourseError
@@ -147,13 +141,6 @@ def test_rm3_obeys_filters(keyword):
     assert set(hits.ids[0]) <= {"p2", "p6", None} and set(hits.ids[1]) == {"p3", "p6", None}
 
 
-def test_expanded_searcher_adds_words_and_leaves_empty_queries_empty(keyword):
-    expanded = ExpandedSearcher(keyword, lambda queries: ["settee" for _ in queries], repeat=2)
-    hits = expanded.search(["lamp", " "], 8)
-    assert set(hits.ids[0]) - {None} == {"p4", "p5", "p6"} and hits.row(1) == []
-    assert dict(hits.row(0)) == pytest.approx(dict(keyword.search(["lamp lamp settee"], 8).row(0)))
-
-
 def test_choose_feedback_takes_the_best_and_prefers_none(keyword):
     judgements = pd.DataFrame({"query_id": ["q"] * 3, "product_id": ["p1", "p2", "p6"], "grade": 3})
 
@@ -161,39 +148,10 @@ def test_choose_feedback_takes_the_best_and_prefers_none(keyword):
         return RM3Searcher(keyword, TEXTS, n_feedback=2, common_share=1.0, **settings)
 
     grid = [{"weight": 0.0}, {"weight": 0.5}, {"weight": 0.6}]
-    best, table = choose_feedback(build, grid, ["sofa"], ["q"], judgements)
+    best, table = choose_feedback(build, grid, ["sofa"], ["q"], judgements, depth=8)
     assert best["weight"] in (0.5, 0.6) and list(table.columns) == ["weight", "nDCG@10"] and len(table) == 3
     judgements = judgements[judgements["product_id"] == "p1"]
-    same, _ = choose_feedback(build, [{"weight": 0.0}, {"weight": 0.1}], ["red"], ["q"], judgements)
+    same, _ = choose_feedback(build, [{"weight": 0.0}, {"weight": 0.1}], ["red"], ["q"], judgements, depth=8)
     assert same == {"weight": 0.0}
     with pytest.raises(CourseError, match="grid is empty"):
-        choose_feedback(build, [], ["sofa"], ["q"], judgements)
-
-
-@pytest.fixture
-def tiny_t5(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, set_seed
-
-    words = ["<pad>", "</s>", "<unk>", "red", "lamp", "sofa", "couch", "shop", "search"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(tmp_path / "t5")
-    set_seed(0)
-    config = T5Config(
-        vocab_size=len(words), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
-    )
-    T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
-    return str(tmp_path / "t5")
-
-
-def test_generative_expander_writes_caches_and_repeats(tiny_t5, tmp_path, monkeypatch):
-    cache = tmp_path / "expansions.json"
-    expander = GenerativeExpander(tiny_t5, max_new_tokens=4, batch_size=2, cache=cache)
-    queries = ["red lamp", "", "sofa", "red lamp", "couch search"]
-    written = expander(queries)
-    assert written[1] == "" and written[0] == written[3] and all(isinstance(text, str) for text in written)
-    assert GenerativeExpander(tiny_t5, max_new_tokens=4, batch_size=1)(queries) == written
-    monkeypatch.setattr(GenerativeExpander, "_generate", lambda *_: pytest.fail("the cache was not used"))
-    assert GenerativeExpander(tiny_t5, max_new_tokens=4, cache=cache)(queries) == written
+        choose_feedback(build, [], ["sofa"], ["q"], judgements, depth=8)

@@ -190,7 +190,7 @@ def test_bad_input_is_named():
         KeywordSearcher(["a"], ["x"]).search(["x"], 0)
 
 
-def test_keyword_text_weighs_the_title_and_drops_attribute_names():
+def test_keyword_text_repeats_the_title_and_drops_attribute_names():
     columns = ["product_id", "title", "brand", "colour", "material", "category_path", "description", "attributes"]
     attributes = json.dumps({"bluetooth": False, "waterproof": True, "screen": "IPS", "size": 5.0, "ports": ["HDMI"]})
     products = pd.DataFrame(
@@ -200,6 +200,6 @@ def test_keyword_text_weighs_the_title_and_drops_attribute_names():
         ],
         columns=columns,
     )
-    text, empty = keyword_text(products, title_weight=2)
+    text, empty = keyword_text(products)
     assert empty == ""
-    assert Counter(tokenize(text)) == Counter(tokenize("lamp lamp acme home lamp a lamp waterproof ips 5 hdmi"))
+    assert Counter(tokenize(text)) == Counter(tokenize("lamp lamp lamp acme home lamp a lamp waterproof ips 5 hdmi"))

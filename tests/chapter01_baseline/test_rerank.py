@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from chapter01_baseline.cross_encoder import from_sentence_encoder, load_cross_encoder, save_cross_encoder
+from chapter01_baseline import rerank
+from chapter01_baseline.cross_encoder import (
+    from_sentence_encoder,
+    load_cross_encoder,
+    new_cross_encoder,
+    save_cross_encoder,
+)
 from chapter01_baseline.keyword import KeywordSearcher
 from chapter01_baseline.pair_scorer import PairScorer
-from chapter01_baseline.rerank import (
-    CrossEncoderReranker,
-    RerankConfig,
-    load_rerankers,
-    new_cross_encoder,
-    rerank_texts,
-    resolved,
-    run,
-    train_cross_encoder,
-    training_pairs,
-)
+from chapter01_baseline.rerank import PROFILE_DEFAULTS, RerankConfig, list_net_loss, score_lists, train_cross_encoder
+from chapter01_baseline.reranker import CrossEncoderReranker, load_rerankers, rerank_texts
+from chapter01_baseline.training_lists import GradedList, graded_lists, training_pairs
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue
+from common.devices import Placement
 from common.errors import CourseError
+from common.profiles import with_profile_defaults
 from common.search import hits_from_rows
 
 COLOURS = ["red", "blue", "green", "black"]
@@ -172,20 +173,85 @@ def tiny_bert(tmp_path_factory) -> str:
     return str(folder)
 
 
-def test_training_learns_and_is_repeatable(tiny_bert, catalogue, first, capsys):
-    texts = rerank_texts(catalogue)
+def test_training_learns_silently(tiny_bert, catalogue, first, capsys):
     pairs = training_pairs(catalogue, first, queries=100, products_per_query=6, seed=0)
-    settings = {"epochs": 8, "queries_per_step": 2, "learning_rate": 3e-3, "seed": 3}
-    histories, scores = [], []
-    for _ in range(2):
-        model = new_cross_encoder(tiny_bert, max_length=16, seed=3)
-        histories.append(train_cross_encoder(model, pairs, texts, **settings))
-        scores.append(PairScorer(model, "torch").score([("red lamp", "red lamp"), ("red lamp", "blue sofa")]))
-    assert list(histories[0].columns) == ["step", "loss"]
-    assert histories[0]["loss"].iloc[-1] < histories[0]["loss"].iloc[0]
-    pd.testing.assert_frame_equal(histories[0], histories[1])
-    np.testing.assert_array_equal(scores[0], scores[1])
+    config = RerankConfig(epochs=8, queries_per_step=2, learning_rate=3e-3, seed=3)
+    model = new_cross_encoder(tiny_bert, max_length=16, seed=3)
+    history = train_cross_encoder(model, graded_lists(pairs, rerank_texts(catalogue)), config)
+    assert list(history.columns) == ["step", "loss"] and history["loss"].iloc[-1] < history["loss"].iloc[0]
     assert capsys.readouterr().out == ""
+
+
+def ragged_lists() -> list[GradedList]:
+    """Lists of 1 to 7 products, so that batches are padded and the last one of an epoch is short."""
+    rng = np.random.default_rng(0)
+
+    def text(words: int) -> str:
+        return " ".join(rng.choice(COLOURS + THINGS, words))
+
+    lengths = [*range(1, 8), 4]
+    return [GradedList(text(2), [text(1 + i % 5) for i in range(n)], rng.integers(0, 4, n).tolist()) for n in lengths]
+
+
+def trained_by_the_library(model, lists, config, folder, bfloat16):
+    """Train with sentence-transformers' own trainer; return the history."""
+    from datasets import Dataset
+    from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+    from sentence_transformers.cross_encoder.losses import ListNetLoss
+
+    steps = config.epochs * -(-len(lists) // config.queries_per_step)
+    columns = {"query": [one.query for one in lists], "products": [one.texts for one in lists]}
+    columns["label"] = [[2.0 * grade for grade in one.grades] for one in lists]
+    settings = {"num_train_epochs": config.epochs, "per_device_train_batch_size": config.queries_per_step}
+    settings |= {"learning_rate": config.learning_rate, "warmup_steps": max(1, steps // 10), "seed": config.seed}
+    settings |= {"logging_steps": min(10, steps), "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    arguments = CrossEncoderTrainingArguments(str(folder), use_cpu=True, bf16=bfloat16, **settings)
+    data, loss = Dataset.from_dict(columns), ListNetLoss(model)
+    trainer = CrossEncoderTrainer(model=model, args=arguments, train_dataset=data, loss=loss)
+    trainer.train()
+    return [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_loop_takes_the_steps_of_the_library_s_trainer(tiny_bert, tmp_path, monkeypatch, precision):
+    monkeypatch.setattr(rerank, "choose_placement", lambda _: Placement("cpu", "torch", precision, "for the test"))
+    config, lists = RerankConfig(epochs=4, queries_per_step=3, learning_rate=3e-3, seed=5), ragged_lists()
+    ours, theirs = (new_cross_encoder(tiny_bert, max_length=16, seed=3) for _ in range(2))
+    assert any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in ours.modules())
+    history = train_cross_encoder(ours, lists, config)
+    expected = trained_by_the_library(theirs, lists, config, tmp_path, precision == "bfloat16")
+    assert list(history.itertuples(index=False, name=None)) == expected and len(expected) == 1
+    for (name, weight), other in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        assert torch.equal(weight, other), name
+
+
+def test_the_loss_is_the_cross_entropy_of_the_two_softmaxes(tiny_bert):
+    batch = ragged_lists()[:3]
+    with torch.no_grad():
+        scores = score_lists(new_cross_encoder(tiny_bert, max_length=16, seed=1).eval(), batch)
+    assert [len(own) for own in scores] == [1, 2, 3]
+    losses = [
+        -(torch.softmax(2.0 * torch.tensor(one.grades), 0) * torch.log_softmax(own, 0)).sum()
+        for own, one in zip(scores, batch, strict=True)
+    ]
+    assert list_net_loss(scores, batch).item() == pytest.approx(float(torch.stack(losses).mean()), abs=1e-6)
+
+
+def test_the_notebook_s_loop_takes_the_module_s_steps(tiny_bert):
+    """The cell runs as it is, on toy data; it asserts itself that its mean loss is the first of the module's log."""
+    notebook = json.loads(Path(rerank.__file__).with_name("04_a_second_stage.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if "training-loop" in c["metadata"].get("tags", ())]
+    assert len(cells) == 1 and len(cells[0].splitlines()) <= 20
+    config, lists = RerankConfig(epochs=1, queries_per_step=2, seed=3), ragged_lists()
+    trained, model = (new_cross_encoder(tiny_bert, max_length=16, seed=3) for _ in range(2))
+    history = train_cross_encoder(trained, lists, config)
+    given = vars(rerank) | {"config": config, "model": model, "lists": lists, "steps": 4, "history": history}
+    exec(cells[0], given)
+    assert len(given["losses"]) == history["step"].iloc[0] == 4
+    for (name, weight), other in zip(trained.state_dict().items(), model.state_dict().values(), strict=True):
+        assert torch.equal(weight, other), name
+    with pytest.raises(AssertionError):
+        exec(cells[0], given)  # the model is trained by now
 
 
 def test_run_saves_a_model_that_ranks_alike_after_loading(tiny_bert, catalogue, first, tmp_path):
@@ -193,8 +259,12 @@ def test_run_saves_a_model_that_ranks_alike_after_loading(tiny_bert, catalogue, 
     from sentence_transformers.cross_encoder import CrossEncoder
 
     artifacts = Artifacts.for_catalogue(catalogue, "smoke", root=tmp_path)
-    config = resolved(RerankConfig(profile="smoke", model=tiny_bert, depth=6, max_length=16))
-    result = run(config, catalogue, {"words": first}, artifacts)
+    config = with_profile_defaults(
+        RerankConfig(profile="smoke", model=tiny_bert, depth=6, max_length=16), PROFILE_DEFAULTS
+    )
+    with artifacts.new_run("chapter01_baseline", "rerank", config=config) as folder:
+        rerank.train_and_choose(folder, config, catalogue, {"words": first})
+    result = rerank.load_result(artifacts)
     assert 0 <= result.weights["words"] <= 1 and list(result.curves.columns) == ["weight", "nDCG@10", "first"]
     assert result.pairs == 64 and result.seconds > 0 and len(result.history)
     with safe_open(result.run.path / "model/model.safetensors", "pt") as tensors:
@@ -258,11 +328,3 @@ def test_pair_scorer_agrees_with_the_model_one_pair_at_a_time(tiny_bert, engine)
     np.testing.assert_allclose(scorer.score(pairs), expected, atol=0.05)
     assert scorer.score(pairs)[0] == scorer.score(pairs)[-1] and scorer.score([]).shape == (0,)
     assert engine in scorer.reason and next(model.parameters()).dtype == torch.float32
-
-
-def test_profiles_fill_in_what_was_not_chosen(monkeypatch):
-    monkeypatch.setenv("COURSE_PROFILE", "full")
-    assert resolved(RerankConfig()).model == "cross-encoder/ms-marco-MiniLM-L6-v2"
-    config = resolved(RerankConfig(profile="pocket", epochs=7))
-    assert (config.profile, config.model, config.epochs) == ("pocket", "all-MiniLM-L6-v2", 7)
-    assert None not in vars(config).values()

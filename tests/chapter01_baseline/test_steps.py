@@ -1,21 +1,21 @@
-"""The chapter's steps on a small shop: reindex, choose, evaluate, and what the demo prints."""
+"""The chapter's steps on a small shop: reindex, choose, evaluate."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 
-from chapter01_baseline import choose, demo, evaluate, reindex
+from chapter01_baseline import choose, evaluate, reindex
 from chapter01_baseline.choose import Choices, choose_on, evaluation_judgements, judged_queries
 from chapter01_baseline.cross_validate import FOLDS, cross_validated_hits
 from chapter01_baseline.fusion import choose_weight
-from chapter01_baseline.rerank import CrossEncoderReranker, rerank_texts
-from chapter01_baseline.systems import first_stages, systems
+from chapter01_baseline.reranker import CrossEncoderReranker, rerank_texts
+from chapter01_baseline.systems import RERANKED, SCORES, first_stages, systems
 from common.artifacts import Artifacts, RunFolder
 from common.catalogue import Catalogue
 from common.errors import CourseError, MissingArtifact
+from common.scoreboard import COLUMNS
 from common.search import hits_from_rows
 from common.trec import read_trec_run
 
@@ -71,9 +71,8 @@ def result(built):
 def test_the_scoreboard_has_a_row_a_system_and_metric(built, result):
     shop, artifacts = built
     board = result.scoreboard
-    assert set(board["system"]) == set(
-        first_stages(reindex.load_indices(artifacts, shop), choose.load_choices(artifacts))
-    )
+    built_names = list(first_stages(reindex.load_indices(artifacts, shop), choose.load_choices(artifacts)))
+    assert list(board["system"].unique()) == built_names and [*built_names, *RERANKED.values()] == list(SCORES)
     assert not board.duplicated(["system", "metric"]).any() and "nDCG@10" in set(board["metric"])
     assert not board["metric"].str.startswith("Judged").any(), "nothing is unjudged under the full truth"
     assert (board["ci_low"] <= board["value"]).all() and (board["value"] <= board["ci_high"]).all()
@@ -193,13 +192,14 @@ def test_an_evaluation_of_ids_with_blanks_is_saved_and_read(tmp_path):
     judgements = pd.DataFrame({"query_id": queries["query_id"], "product_id": ["red mug.jpg", "%20"], "grade": 3})
     hits = hits_from_rows([(["red mug.jpg", "%20"], [2.0, 1.0]), (["%20"], [0.5])], 2)
     per_query = {"BM25": score(hits, queries, judgements)}
-    evaluate.save_evaluation(tmp_path, pd.DataFrame({"system": ["BM25"]}), per_query, pd.DataFrame(), {"BM25": hits})
+    board = pd.DataFrame({column: ["BM25"] for column in COLUMNS})
+    evaluate.save_evaluation(tmp_path, board, per_query, pd.DataFrame(), {"BM25": hits})
     result = evaluate.EvaluateResult(RunFolder(tmp_path, {}), pd.DataFrame(), per_query, pd.DataFrame())
     again = evaluate.saved_hits(result, "BM25")
     assert (again.ids == hits.ids).all() and (again.scores == hits.scores).all()
 
 
-def test_without_judgements_everything_is_searched_and_nothing_scored(built, tmp_path):
+def test_without_judgements_everything_is_searched_and_nothing_measured(built, tmp_path):
     shop, _ = built
     bare = Catalogue.from_tables("bare", products=shop.products.head(30)).save(tmp_path / "bare")
     source = str(bare.folder)
@@ -208,26 +208,8 @@ def test_without_judgements_everything_is_searched_and_nothing_scored(built, tmp
     assert choices.fusion_weight == 0.5 and not choices.curves
     found = systems(Artifacts.for_catalogue(bare), bare)["fusion"].search(["rug"], 5)
     assert found.ids[0, 0] is not None
-    result = evaluate.main(evaluate.EvaluateConfig(catalogue=source))
-    assert result.scoreboard.empty and result.per_query == {}
-
-
-def test_the_demo_shows_products_and_survives_markup(built, capsys):
-    shop, _ = built
-    demo.main(demo.DemoConfig("a [bold]rug", catalogue=str(shop.folder), k=3))
-    printed = capsys.readouterr().out
-    assert "[bold]rug" in printed and "fusion" in printed
-    with pytest.raises(CourseError, match="BM25, "):
-        demo.main(demo.DemoConfig("rug", system="nonsense", catalogue=str(shop.folder)))
-
-
-def test_the_demo_says_when_there_is_nothing(built):
-    shop, _ = built
-    from common.search import empty_hits
-
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(demo.result_table("", "BM25", empty_hits(1, 5), shop))
-    assert "nothing found" in console.export_text()
+    with pytest.raises(CourseError, match="no judged queries of split 'test'"):
+        evaluate.main(evaluate.EvaluateConfig(catalogue=source))
 
 
 def test_by_kind_is_the_mean_of_each_kind(built, result):

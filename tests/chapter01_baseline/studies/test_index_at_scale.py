@@ -14,15 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from chapter01_baseline.studies import index_at_scale, index_growth, stand_in
-from chapter01_baseline.studies.index_at_scale import (
-    TOLERANCE,
-    IndexAtScaleConfig,
-    choose,
-    kth_scores,
-    measure,
-    recall_by_score,
-    resolved,
-)
+from chapter01_baseline.studies.index_at_scale import IndexAtScaleConfig, choose, measure, resolved
 from chapter01_baseline.studies.index_growth import (
     Assumptions,
     frontier,
@@ -33,6 +25,7 @@ from chapter01_baseline.studies.index_growth import (
     summary,
 )
 from chapter01_baseline.studies.index_kinds import FLAT, HNSW, HNSW_SQ8, KINDS, filled_index, search_parameters
+from chapter01_baseline.studies.recall import TOLERANCE, kth_scores, recall_by_score
 from chapter01_baseline.studies.stand_in import ShopVectors, TokenMean, other_products, shop_queries, shop_vectors
 from common.errors import CourseError
 
@@ -244,7 +237,7 @@ def test_points_say_what_was_chosen_and_what_it_took(small, tmp_path):
     assert (kept.loc[replaced, "recall"] == 0.25).all() and (kept.loc[~replaced, "recall"] > 0.25).any()
     table = summary(kept)
     assert table["setting"].iloc[0] == "" and table["products"].tolist() == [500] * 5 + [1_200] * 10
-    with pytest.raises(CourseError, match=r"python -m chapter01_baseline\.index_at_scale"):
+    with pytest.raises(CourseError, match=r"python -m chapter01_baseline\.studies\.index_at_scale"):
         read_points(tmp_path / "absent.csv")
     kept.drop(columns="threads").to_csv(csv, index=False)
     with pytest.raises(CourseError, match="'threads'"):
@@ -267,8 +260,9 @@ def test_flat_is_read_once_with_hnsw_and_answers_the_same(small):
 
 def test_the_benchmark_has_the_fields_of_a_row(small):
     from course.bench import FIELDS
+    from course.benchmarks import index_at_scale as benchmark
 
-    rows = index_growth.benchmark(size=1_200, batch=16, rounds=2, ef_construction=40, target=0.5)
+    rows = benchmark.main(size=1_200, batch=16, rounds=2, ef_construction=40, target=0.5)
     assert [row["name"].rsplit(" ", 1)[1] for row in rows] == ["shoppers", "products"]
     for row in rows:
         assert row["name"].startswith("index-at-scale, ") and set(FIELDS) < set(row)
