@@ -1,1 +1,1 @@
-"""Notebook 4: categories from pictures, with long-tail techniques."""
+"""Classify pictures into categories, with long-tail techniques (notebook 4)."""

@@ -1,14 +1,13 @@
-"""Predicts a product's category from its picture: small heads on frozen embeddings, and every long-tail technique.
+"""Train heads that predict a product's category from its picture's frozen embedding, and choose one of them.
 
 `python -m chapter03_multimodal.categories.classifier --catalogue pocket_shop`
 
 The pictures are encoded once. Plain cross-entropy is tuned first, and every technique of `long_tail` then takes its
-place, all else equal; which one is used is decided on the validation split. Test is looked at once, at the end.
+place, all else equal; validation decides which one is used. Test is looked at once, at the end.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,62 +15,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
-from chapter03_multimodal.categories.long_tail import (
-    GRIDS,
-    PLAIN,
-    Technique,
-    batch_loss,
-    class_frequencies,
-    epoch_rows,
-    frequency_buckets,
-)
+from chapter03_multimodal.categories.examples import Examples, embed_examples
+from chapter03_multimodal.categories.head import Head, HeadTraining, Trial, choose, run_trial
+from chapter03_multimodal.categories.long_tail import GRIDS, PLAIN, Technique, label_buckets
 from chapter03_multimodal.categories.metrics import (
     buckets_of,
     class_counts,
     classification_figures,
-    compare_on,
-    macro_f1,
+    compare_classifiers,
 )
-from chapter03_multimodal.model import parameter_groups
 from chapter03_multimodal.reindex import FINE_TUNED, encoder_of
-from common.artifacts import Artifacts, RunFolder, read_json, write_json
+from common.artifacts import Artifacts, RunFolder
+from common.atomic import read_json, write_json
 from common.catalogue import load_catalogue
 from common.cli import run_step
 from common.errors import CourseError
 from common.progress import progress
+from common.scoreboard import save_scoreboard
 
 if TYPE_CHECKING:
     from chapter03_multimodal.encoder import ClipEncoder
-    from chapter03_multimodal.prepare_data import MultimodalData
 
 CHAPTER, STEP = "chapter03_multimodal", "categories.classifier"
-SPLITS = ("train", "val", "test")
-LEVELS = " > "  # between the levels of a category path
 TABLES = ("results", "comparison", "per_class", "predictions", "absent")
-
-
-@dataclass(frozen=True)
-class Fitting:
-    """How a head is trained."""
-
-    hidden: int = 256
-    """Width of the MLP's hidden layer."""
-    dropout: float = 0.3
-    """Share of the MLP's hidden units left out in a step."""
-    epochs: int = 60
-    """At most; the rate falls to 0 over them, along a cosine."""
-    patience: int = 15
-    """Stop after so many epochs without a better validation macro-F1."""
-    batch_size: int = 512
-    """Examples a step."""
-    rate: float = 1e-2
-    """Learning rate of AdamW at the start."""
-    weight_decay: float = 1.0
-    """Of AdamW, for matrices only."""
 
 
 @dataclass(frozen=True)
@@ -94,198 +61,10 @@ class ClassifierConfig:
     """Tried for plain cross-entropy of each head; the other techniques take what is best for it."""
     slack: float = 0.02
     """Top-1 accuracy that the chosen technique may lose against plain cross-entropy."""
-    fitting: Fitting = field(default_factory=Fitting)
+    fitting: HeadTraining = field(default_factory=HeadTraining)
     """How a head is trained."""
     seed: int = 0
     """Of weights, order and dropout."""
-
-
-class Head(nn.Module):
-    """From embeddings [B, D] to logits [B, C]: "linear", or "mlp" (LayerNorm, Linear, GELU, dropout, Linear).
-
-    The embeddings of one CLIP lie in a narrow cone. `standardise` moves their mean to 0 and gives each dimension
-    the deviation 1, with which one learning rate fits all encoders; a linear head stays linear. Raises CourseError for
-    another kind.
-    """
-
-    def __init__(self, kind: str, dimension: int, n_classes: int, *, hidden: int = 256, dropout: float = 0.3) -> None:
-        super().__init__()
-        self.shape = {"kind": kind, "dimension": dimension, "n_classes": n_classes, "hidden": hidden}
-        self.register_buffer("mean", torch.zeros(dimension))
-        self.register_buffer("deviation", torch.ones(dimension))
-        if kind == "linear":
-            self.layers = nn.Linear(dimension, n_classes)
-        elif kind == "mlp":
-            first, last = nn.Linear(dimension, hidden), nn.Linear(hidden, n_classes)
-            self.layers = nn.Sequential(nn.LayerNorm(dimension), first, nn.GELU(), nn.Dropout(dropout), last)
-        else:
-            raise CourseError(f"unknown head {kind!r}; choose linear or mlp.")
-
-    def standardise(self, vectors: Tensor) -> None:
-        """Set mean and deviation to those of the training vectors [N, D]."""
-        self.mean.copy_(vectors.mean(dim=0))
-        deviation = vectors.std(dim=0, correction=0)
-        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        return self.layers((vectors - self.mean) / self.deviation)
-
-    @torch.no_grad()
-    def probabilities(self, vectors: np.ndarray) -> np.ndarray:
-        """Probabilities float32 [N, C] for embeddings [N, D]. Those of a head that was trained with weights, balanced
-        or adjusted are not the shop's: they are meant for classes that are equally frequent."""
-        self.eval()
-        return self(torch.from_numpy(np.asarray(vectors, dtype=np.float32))).softmax(dim=1).numpy()
-
-    def save(self, folder: Path) -> None:
-        """Write `head.safetensors` and `head.json`."""
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / "head.safetensors")
-        write_json(folder / "head.json", self.shape)
-
-    @classmethod
-    def load(cls, folder: Path) -> Head:
-        """Read what `save` wrote, ready to predict."""
-        head = cls(**read_json(folder / "head.json"))
-        head.load_state_dict(load_file(folder / "head.safetensors"))
-        return head.eval()
-
-
-def fit(
-    vectors: np.ndarray,
-    labels: np.ndarray,
-    val_vectors: np.ndarray,
-    val_labels: np.ndarray,
-    technique: Technique | None = None,
-    head: str = "linear",
-    fitting: Fitting | None = None,
-    seed: int = 0,
-) -> Head:
-    """Train one head in one technique, in float32 on the CPU, and return it as it was after its best epoch.
-
-    vectors: [N, D]. labels: int64 [N], every class 0 to C-1 occurs. val_vectors [V, D], val_labels [V], by whose
-    macro-F1 (`macro_f1`) the epoch is chosen, the earliest of equals; labels from C on are classes without a training
-    example. technique: plain cross-entropy by default. The same arguments give the same head.
-    """
-    technique, fitting = technique or Technique(), fitting or Fitting()
-    inputs, targets = torch.from_numpy(np.asarray(vectors, dtype=np.float32)), torch.from_numpy(labels)
-    frequencies, rng = class_frequencies(targets), np.random.default_rng(seed)
-    loss_of = batch_loss(technique, frequencies, rng)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Head(head, inputs.shape[1], len(frequencies), hidden=fitting.hidden, dropout=fitting.dropout)
-        model.standardise(inputs)
-        optimizer = torch.optim.AdamW(parameter_groups(model, fitting.weight_decay), lr=fitting.rate, fused=True)
-        steps = fitting.epochs * -(-len(inputs) // fitting.batch_size)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        best, best_epoch, kept = -1.0, 0, {}
-        for epoch in range(fitting.epochs):
-            if epoch - best_epoch > fitting.patience:
-                break
-            model.train()
-            for rows in epoch_rows(technique, targets, rng).split(fitting.batch_size):
-                optimizer.zero_grad()
-                loss_of(model, inputs[rows], targets[rows]).backward()
-                optimizer.step()
-                schedule.step()
-            figure = macro_f1(val_labels, model.probabilities(val_vectors).argmax(axis=1))
-            if figure > best:
-                best, best_epoch, kept = figure, epoch, copy.deepcopy(model.state_dict())
-    model.load_state_dict(kept)
-    return model.eval()
-
-
-@dataclass(frozen=True)
-class Examples:
-    """The labelled pictures of a catalogue. table: product_id, path, category_path (the label), split, label (its
-    number), one row a picture. vectors: float32 [N, D], of its rows. classes: those of the training split, in
-    alphabetical order; a label from len(classes) on is a class without a training example. left_out: how many pictures
-    have no category, how many could not be read."""
-
-    table: pd.DataFrame
-    vectors: np.ndarray
-    classes: list[str]
-    left_out: dict[str, int]
-
-    def part(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors and labels of one split."""
-        rows = (self.table["split"] == split).to_numpy()
-        return self.vectors[rows], self.table["label"].to_numpy()[rows]
-
-    def names(self) -> list[str]:
-        """The class of every label number, those without a training example at the end."""
-        rest = self.table.loc[self.table["label"] >= len(self.classes), ["label", "category_path"]].drop_duplicates()
-        return [*self.classes, *rest.sort_values("label")["category_path"]]
-
-
-def embed_examples(data: MultimodalData, encoder: ClipEncoder, level: int | None = None) -> Examples:
-    """Encode all pictures that have a category, and number their classes.
-
-    level: the label is the first so many levels of the path, None the whole path. Raises CourseError for a level below
-    1, and if a split has no such picture.
-    """
-    if level is not None and level < 1:
-        raise CourseError(f"level must be at least 1, or None for the whole category path, not {level}.")
-    table = data.pairs[data.pairs["category_path"].notna()]
-    folder = data.catalogue.folder or "."
-    pictures = encoder.encode_images([Path(folder, path) for path in table["path"]], desc="embedding pictures")
-    left_out = {"no category": len(data.pairs) - len(table), "unusable picture": len(table) - len(pictures.rows)}
-    table = table.iloc[pictures.rows][["product_id", "path", "category_path", "split"]].reset_index(drop=True)
-    table["category_path"] = [LEVELS.join(path.split(LEVELS)[:level]) for path in table["category_path"]]
-    for split in SPLITS:
-        if not (table["split"] == split).any():
-            raise CourseError(f"no picture of the {split} split has a category; a classifier needs some in each split.")
-    classes = sorted(table.loc[table["split"] == "train", "category_path"].unique())
-    absent = sorted(set(table["category_path"]) - set(classes))
-    numbers = {name: number for number, name in enumerate([*classes, *absent])}
-    table["label"] = table["category_path"].map(numbers).astype(np.int64)
-    return Examples(table, pictures.vectors, classes, left_out)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A trained head and its figures on validation. lost: top-1 below plain cross-entropy with the same head."""
-
-    head: Head
-    technique: Technique
-    figures: dict[str, float]
-    lost: float = 0.0
-
-
-def choose(trials: Sequence[Trial], slack: float = 0.02) -> Trial:
-    """Return the trial with the highest validation macro-F1 among those that lose at most `slack` of top-1 against
-    plain cross-entropy; if all lose more, the highest of all. The first of equals."""
-    return max(trials, key=lambda trial: (trial.lost <= slack + 1e-9, round(trial.figures["macro-F1"], 9)))
-
-
-def try_techniques(examples: Examples, config: ClassifierConfig) -> list[Trial]:
-    """Train every head in every technique and keep the best of each, plain cross-entropy first; test is not touched.
-
-    Plain cross-entropy has its weight decay chosen, and the other techniques theirs from it, so that none of them wins
-    against a badly tuned rival; their own parameter is chosen from `GRIDS`. All by `choose`.
-    """
-    others = [name for name in config.techniques if name != PLAIN]
-    total = len(config.heads) * (len(config.weight_decays) + sum(len(GRIDS[name]) for name in others))
-    (vectors, labels), (val_vectors, val_labels) = examples.part("train"), examples.part("val")
-    buckets, kept = _buckets(labels), []
-    bar = progress(total=total, desc="fitting heads", unit="head")
-
-    def attempt(kind: str, technique: Technique, decay: float, plain: Trial | None = None) -> Trial:
-        fitting = replace(config.fitting, weight_decay=decay)
-        head = fit(vectors, labels, val_vectors, val_labels, technique, kind, fitting, config.seed)
-        bar.update(1)
-        found = classification_figures(head.probabilities(val_vectors), val_labels, buckets)
-        return Trial(head, technique, found, plain.figures["top-1"] - found["top-1"] if plain else 0.0)
-
-    for kind in config.heads:
-        tuned = {decay: attempt(kind, Technique(), decay) for decay in config.weight_decays}
-        plain = choose([*tuned.values()])
-        decay = next(decay for decay, trial in tuned.items() if trial is plain)
-        kept.append(plain)
-        for name in others:
-            tries = [attempt(kind, Technique(name, value), decay, plain) for value in GRIDS[name]]
-            kept.append(choose(tries, config.slack))
-    bar.close()
-    return kept
 
 
 @dataclass(frozen=True)
@@ -294,12 +73,12 @@ class CategoryClassifier:
 
     classes: category paths, in the order of the head's logits. encoder_id: whose vectors it reads. results: a row for
     each head, technique and split (val, test): `classification_figures`, the `value` of the technique, whether it was
-    `chosen`, and n. comparison: on test, the chosen head against plain cross-entropy in the same head: metric, plain,
-    chosen, difference, ci_low, ci_high (95%, paired bootstrap over pictures). per_class: on test, category_path, train
-    (examples), bucket ("absent" for a class that training has not seen), n, predicted, precision, recall, f1; the
-    last three are NaN for a class that test has not. predictions: a row for each test picture: product_id, path,
-    category_path, predicted, plain (what plain cross-entropy says), probability. absent: category_path, split, n.
-    left_out: pictures without category, and unusable ones.
+    `chosen`, and n. comparison: on test, the chosen head against plain cross-entropy in the same head, by
+    `compare_classifiers`. per_class: on test, category_path, train (examples), bucket ("absent" for a class that
+    training has not seen), n, predicted, precision, recall, f1; the last three are NaN for a class that test has not.
+    predictions: a row for each test picture: product_id, path, category_path, predicted, plain (what plain
+    cross-entropy says), probability. absent: category_path, split, n. left_out: pictures without category, and
+    unusable ones.
     """
 
     run: RunFolder
@@ -314,7 +93,7 @@ class CategoryClassifier:
     left_out: dict[str, int]
 
     def predict(self, vectors: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
-        """The `k` likeliest categories of each picture, as (category path, probability), the likeliest first.
+        """Return the `k` most probable categories of each picture as (category path, probability), best first.
 
         vectors: [N, D], of the encoder `encoder_id`. Raises CourseError for another dimension.
         """
@@ -330,7 +109,7 @@ class CategoryClassifier:
 
 
 def main(config: ClassifierConfig) -> CategoryClassifier:
-    """Train every head in every technique, choose on validation, look at test once; or read what was made before."""
+    """Train every head with every technique, choose on validation, look at test once; or read what was made before."""
     from chapter03_multimodal.prepare_data import load_multimodal_data
 
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
@@ -344,7 +123,10 @@ def main(config: ClassifierConfig) -> CategoryClassifier:
             encoder = encoder_of(artifacts, config.encoder)
             examples = embed_examples(data, encoder, config.level)
             trials = try_techniques(examples, config)
-            _save(folder, examples, trials, choose(trials, config.slack), encoder.encoder_id)
+            chosen = choose(trials, config.slack)
+            tables = measure(examples, trials, chosen)
+            _save(folder, tables, examples, chosen, encoder.encoder_id)
+            save_scoreboard(folder, _scoreboard_rows(tables, chosen, catalogue.source))
     return load_classifier(artifacts)
 
 
@@ -366,22 +148,53 @@ def load_encoder_of(classifier: CategoryClassifier, artifacts: Artifacts) -> Cli
     return encoder
 
 
-def _save(folder: Path, examples: Examples, trials: list[Trial], chosen: Trial, encoder_id: str) -> None:
-    """Measure every trial on val and test, and write all that `CategoryClassifier` holds."""
-    vectors, labels = examples.part("test")
+def try_techniques(examples: Examples, config: ClassifierConfig) -> list[Trial]:
+    """Train every head with every technique and keep the best of each, plain cross-entropy first; test is not touched.
+
+    The weight decay is tuned for plain cross-entropy and then used for all, so that no technique wins against a badly
+    tuned baseline; each technique's own parameter is tuned over `GRIDS`. `choose` decides both.
+    """
+    others = [name for name in config.techniques if name != PLAIN]
+    total = len(config.heads) * (len(config.weight_decays) + sum(len(GRIDS[name]) for name in others))
+    train, val, kept = examples.of_split("train"), examples.of_split("val"), []
+    with progress(total=total, desc="fitting heads", unit="head") as bar:
+
+        def attempt(kind: str, technique: Technique, decay: float, plain: Trial | None = None) -> Trial:
+            fitting = replace(config.fitting, weight_decay=decay)
+            trial = run_trial(train, val, technique, kind, fitting, seed=config.seed, plain=plain)
+            bar.update(1)
+            return trial
+
+        for kind in config.heads:
+            tuned = {decay: attempt(kind, Technique(), decay) for decay in config.weight_decays}
+            plain = choose([*tuned.values()])
+            decay = next(decay for decay, trial in tuned.items() if trial is plain)
+            kept.append(plain)
+            for name in others:
+                tries = [attempt(kind, Technique(name, value), decay, plain) for value in GRIDS[name]]
+                kept.append(choose(tries, config.slack))
+    return kept
+
+
+def measure(examples: Examples, trials: Sequence[Trial], chosen: Trial) -> dict[str, pd.DataFrame]:
+    """Measure every trial on val and test, and return the tables of `CategoryClassifier` by name."""
+    vectors, labels = examples.of_split("test")
     plain = next(t for t in trials if t.technique.name == PLAIN and t.head.shape["kind"] == chosen.head.shape["kind"])
-    ours, theirs = (trial.head.probabilities(vectors) for trial in (chosen, plain))
+    ours, baseline = (trial.head.probabilities(vectors) for trial in (chosen, plain))
     table = examples.table
     absent = table[table["label"] >= len(examples.classes)].groupby(["category_path", "split"], as_index=False)
-    tables = {
+    return {
         "results": _results(examples, trials, chosen),
-        "comparison": compare_on(labels, ours, theirs, _buckets(examples.part("train")[1])),
+        "comparison": compare_classifiers(labels, ours, baseline, label_buckets(examples.of_split("train")[1])),
         "per_class": _per_class(examples, ours.argmax(axis=1)),
-        "predictions": _predictions(examples, ours, theirs),
+        "predictions": _predictions(examples, ours, baseline),
         "absent": absent.size().rename(columns={"size": "n"}),
     }
-    for name, made in tables.items():
-        made.to_parquet(folder / f"{name}.parquet", index=False)
+
+
+def _save(folder: Path, tables: dict[str, pd.DataFrame], examples: Examples, chosen: Trial, encoder_id: str) -> None:
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.parquet", index=False)
     tables["results"].to_csv(folder / "results.csv", index=False)
     tables["per_class"].to_csv(folder / "per_class_f1.csv", index=False)
     chosen.head.save(folder)
@@ -389,10 +202,19 @@ def _save(folder: Path, examples: Examples, trials: list[Trial], chosen: Trial, 
     write_json(folder / "labels.json", facts)
 
 
-def _results(examples: Examples, trials: list[Trial], chosen: Trial) -> pd.DataFrame:
-    buckets, rows = _buckets(examples.part("train")[1]), []
+def _scoreboard_rows(tables: dict[str, pd.DataFrame], chosen: Trial, source: str) -> pd.DataFrame:
+    """Return the rows of plain cross-entropy and of the chosen technique; `comparison` has their paired interval."""
+    systems = {"plain": "classifier, plain cross-entropy", "chosen": f"classifier, {chosen.technique.name}"}
+    rows = tables["comparison"].melt(id_vars="metric", value_vars=list(systems), var_name="system")
+    named = rows.assign(system=rows["system"].map(systems), metric="category " + rows["metric"])
+    facts = {"chapter": CHAPTER, "source": source, "split": "test", "n_queries": len(tables["predictions"])}
+    return named.assign(ci_low=float("nan"), ci_high=float("nan"), seconds=float("nan"), **facts)
+
+
+def _results(examples: Examples, trials: Sequence[Trial], chosen: Trial) -> pd.DataFrame:
+    buckets, rows = label_buckets(examples.of_split("train")[1]), []
     for split in ("val", "test"):
-        vectors, labels = examples.part(split)
+        vectors, labels = examples.of_split(split)
         for trial in trials:
             row = {"head": trial.head.shape["kind"], "technique": trial.technique.name, "value": trial.technique.value}
             row |= {"chosen": trial is chosen, "split": split, "n": len(labels)}
@@ -402,32 +224,28 @@ def _results(examples: Examples, trials: list[Trial], chosen: Trial) -> pd.DataF
 
 def _per_class(examples: Examples, predicted: np.ndarray) -> pd.DataFrame:
     names = examples.names()
-    train, test = examples.part("train")[1], examples.part("test")[1]
-    n, said, hits = (np.pad(counts, (0, len(names) - len(counts))) for counts in class_counts(test, predicted))
-    here = n > 0
+    train, test = examples.of_split("train")[1], examples.of_split("test")[1]
+    n, guessed, hits = (np.pad(counts, (0, len(names) - len(counts))) for counts in class_counts(test, predicted))
+    occurs = n > 0
     return pd.DataFrame(
         {
             "category_path": names,
             "train": np.bincount(train, minlength=len(names)),
-            "bucket": buckets_of(np.arange(len(names)), _buckets(train)),
+            "bucket": buckets_of(np.arange(len(names)), label_buckets(train)),
             "n": n,
-            "predicted": said,
-            "precision": np.where(here, hits / np.maximum(said, 1), np.nan),
-            "recall": np.where(here, hits / np.maximum(n, 1), np.nan),
-            "f1": np.where(here, 2 * hits / np.maximum(n + said, 1), np.nan),
+            "predicted": guessed,
+            "precision": np.where(occurs, hits / np.maximum(guessed, 1), np.nan),
+            "recall": np.where(occurs, hits / np.maximum(n, 1), np.nan),
+            "f1": np.where(occurs, 2 * hits / np.maximum(n + guessed, 1), np.nan),
         }
     )
 
 
-def _predictions(examples: Examples, ours: np.ndarray, theirs: np.ndarray) -> pd.DataFrame:
+def _predictions(examples: Examples, ours: np.ndarray, baseline: np.ndarray) -> pd.DataFrame:
     table, names = examples.table[examples.table["split"] == "test"], np.array(examples.classes)
     return table[["product_id", "path", "category_path"]].assign(
-        predicted=names[ours.argmax(axis=1)], plain=names[theirs.argmax(axis=1)], probability=ours.max(axis=1)
+        predicted=names[ours.argmax(axis=1)], plain=names[baseline.argmax(axis=1)], probability=ours.max(axis=1)
     )
-
-
-def _buckets(train_labels: np.ndarray) -> np.ndarray:
-    return frequency_buckets(class_frequencies(torch.from_numpy(train_labels)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures of a category classifier: the tail of its labels, the techniques beside each other, what it confuses."""
+"""Draw the long tail of a classifier's labels, its techniques beside each other, and what it confuses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from chapter03_multimodal.categories.long_tail import BUCKETS, PLAIN
+from common.category_path import leaf_of, split_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LEVELS = " > "  # between the levels of a category path
 SHADES = {"head": "#dce9f5", "middle": "#f3f3f3", "tail": "#fbe3d6"}
 
 
@@ -32,33 +32,35 @@ def draw_label_distribution(axes: Axes, per_class: pd.DataFrame) -> None:
     axes.set(xlabel="classes, by frequency", ylabel="training examples", xlim=(-0.5, start - 0.5))
 
 
-def confusion(predictions: pd.DataFrame, *, column: str = "predicted") -> pd.DataFrame:
-    """Shares of each true class (rows) that were given each class (columns), both sorted, so that siblings of the
-    taxonomy stand together. column: "predicted", or "plain" for plain cross-entropy. Rows add up to 1; the row of a
-    class that was only guessed is 0."""
-    names = sorted({*predictions["category_path"], *predictions[column]})
-    counts = pd.crosstab(predictions["category_path"], predictions[column])
+def confusion(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of each true class (rows) that was predicted as each class (columns).
+
+    Both are sorted, so that siblings of the taxonomy stand together. Rows add up to 1; the row of a class that occurs
+    only among the predictions is 0.
+    """
+    names = sorted({*predictions["category_path"], *predictions["predicted"]})
+    counts = pd.crosstab(predictions["category_path"], predictions["predicted"])
     counts = counts.reindex(index=names, columns=names, fill_value=0)
     return counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
 
 
-def draw_confusion(axes: Axes, predictions: pd.DataFrame, *, most: int | None = 15, column: str = "predicted") -> None:
+def draw_confusion(axes: Axes, predictions: pd.DataFrame, *, most: int | None = 15) -> None:
     """Draw true classes (rows) against predicted ones, darker for a larger share of the row.
 
-    most: only the classes that are mistaken, or taken for others, most often, with their names; None: all of them as
-    one picture, named by the top level of the taxonomy.
+    most: only the classes that are most often in a mistake, with their names; None: all of them in one picture, named
+    by the top level of the taxonomy.
     """
-    shares = confusion(predictions, column=column)
+    shares = confusion(predictions)
     if most is not None:
-        wrong = predictions[predictions["category_path"] != predictions[column]]
-        errors = wrong["category_path"].value_counts().add(wrong[column].value_counts(), fill_value=0)
+        wrong = predictions[predictions["category_path"] != predictions["predicted"]]
+        errors = wrong["category_path"].value_counts().add(wrong["predicted"].value_counts(), fill_value=0)
         names = sorted(errors.sort_index().nlargest(most).index)
         shares = shares.loc[names, names]
     axes.imshow(shares.to_numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     if most is not None:
-        places, labels = range(len(shares)), [name.rsplit(LEVELS, 1)[-1] for name in shares.index]
+        places, labels = range(len(shares)), [leaf_of(name) for name in shares.index]
     else:
-        tops = pd.Series([name.split(LEVELS)[0] for name in shares.index])
+        tops = pd.Series([split_path(name)[0] for name in shares.index])
         first, sizes = tops.drop_duplicates().index.to_numpy(), tops.groupby(tops, sort=False).size().to_numpy()
         places, labels = first + (sizes - 1) / 2, tops.drop_duplicates().tolist()
         for line in first[1:] - 0.5:
@@ -70,8 +72,10 @@ def draw_confusion(axes: Axes, predictions: pd.DataFrame, *, most: int | None = 
 
 
 def draw_techniques(axes: Axes, results: pd.DataFrame, *, metric: str = "macro-F1", split: str = "test") -> None:
-    """Draw one metric of all techniques as bars, the heads side by side; lines mark plain cross-entropy, and a star
-    the technique that was chosen on validation."""
+    """Draw one metric of all techniques as bars, the heads side by side.
+
+    Lines mark plain cross-entropy, and a star marks the technique that was chosen on validation.
+    """
     part = results[results["split"] == split]
     names, heads = part["technique"].drop_duplicates().tolist(), part["head"].drop_duplicates().tolist()
     height = 0.8 / len(heads)

@@ -1,1 +1,1 @@
-"""Notebook 5: which products go together, and which one completes an outfit."""
+"""Learn which products go together, and complete an outfit (notebook 5)."""

@@ -1,19 +1,17 @@
-"""Complete the look: given some items, which others go with all of them, without all being the same thing again?
+"""Complete the look: suggest varied items that go with all the items already chosen, the context.
 
-Five steps, each of them a function of its own here or elsewhere:
-
-1. the mean of the context's vectors, in the head's space, where what goes together is near;
-2. the `pool` nearest candidates from an index of that space;
-3. of the wanted category alone (the index filters while it searches: a filter afterwards would leave a pool of shirts
-   empty for whoever looks for shoes), and never the context itself or a variant of it;
-4. the head's score of each candidate with each item of the context, averaged: the mean vector cannot tell an item that
-   suits all of the context from one that suits half of it very well;
-5. maximal marginal relevance: each next item is relevant and unlike those already chosen.
+1. Average the context's vectors in the head's space, where what goes together is near.
+2. Search an index of that space for the `pool` nearest candidates, never the context itself or a variant of it.
+3. Keep to the wanted category while searching: a filter afterwards could leave nothing of a pool of shirts for someone
+   who looks for shoes.
+4. Score each candidate with each item of the context, and average: the mean vector cannot tell an item that suits all
+   of the context from one that suits half of it very well.
+5. Rerank by maximal marginal relevance (MMR): each next item is relevant and unlike those already chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -21,11 +19,13 @@ import numpy as np
 import pandas as pd
 
 from chapter03_multimodal.outfits.compatibility import load_compatibility
-from chapter03_multimodal.outfits.export_embeddings import ItemEmbeddings, load_export
+from chapter03_multimodal.outfits.embeddings import ItemEmbeddings
+from chapter03_multimodal.outfits.export_embeddings import load_export
 from chapter03_multimodal.outfits.head import CompatibilityHead, HeadScorer
-from chapter03_multimodal.outfits.pairs import SEPARATOR, ItemFacts
+from chapter03_multimodal.outfits.pairs import ItemFacts
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue
+from common.category_path import prefixes_of
 from common.encoders import Embeddings
 from common.errors import CourseError
 from common.index import DenseIndex
@@ -33,8 +33,8 @@ from common.index import DenseIndex
 
 @dataclass(frozen=True)
 class Look:
-    """items: `product_id, score` (mean chance or cosine of going with the context), in the order of choice, which with
-    MMR is not that of the scores. note: why there are fewer items than asked for, empty if there are not."""
+    """items: `product_id, score` (mean probability or cosine of going with the context), in the order of choice, which
+    MMR makes differ from that of the scores. note: why there are fewer items than asked for, else empty."""
 
     items: pd.DataFrame
     note: str = ""
@@ -45,8 +45,8 @@ class Look:
 
 @dataclass(frozen=True)
 class LookFinder:
-    """What completing a look needs: the embeddings, the head that scores them, what is known of the items, and an index
-    of the head's space. Make one with `build`, or with `load_look_finder`."""
+    """What completing a look needs: a head on its embeddings, what is known of the items, and an index of the head's
+    space. Make one with `build`, or with `load_look_finder`."""
 
     scorer: HeadScorer
     facts: ItemFacts
@@ -54,7 +54,7 @@ class LookFinder:
 
     @classmethod
     def build(cls, head: CompatibilityHead, embeddings: ItemEmbeddings, facts: ItemFacts) -> LookFinder:
-        """Project the items and index them. facts: categories may hold predictions for items without a known one."""
+        """Project the items and index them. facts: may hold predicted categories where none is known."""
         scorer = HeadScorer(head, embeddings)
         projected = Embeddings(scorer.projected, f"{embeddings.encoder_id} under a compatibility head")
         return cls(scorer, facts, DenseIndex.build(projected, embeddings.ids))
@@ -82,28 +82,28 @@ def complete_look(
     use_mmr: bool = True,
     mmr_lambda: float = 0.7,
 ) -> Look:
-    """Return up to k items that go with all items of the context; see the module for how.
+    """Suggest up to k items that go with all items of the context, by the steps that the module describes.
 
-    context_ids: the items that are there, in any order. gap_category: what is missing, a category path or the start of
-    one ("Clothing > Shoes" means all below it as well); None: anything. pool: so many candidates are scored. use_mmr:
-    without it, the k best scores. mmr_lambda: the weight of relevance, 1 for relevance alone, 0 for variety alone.
+    context_ids: the items already chosen, in any order. gap_category: the missing category, a path or the start of one
+    ("Clothing > Shoes" includes all below it); None: any. pool: how many candidates are scored. use_mmr: False gives
+    the k best scores. mmr_lambda: the weight of relevance, 1 for relevance alone, 0 for variety alone.
 
-    Neither the context nor a variant of it (same group) is ever returned. If nothing is left, `Look.items` is empty and
-    `Look.note` says why. Raises `CourseError` for unknown ids, an unknown category, and numbers out of range.
+    Never returns the context or a variant of it (same group). If nothing is left, `Look.items` is empty and `Look.note`
+    says why. Raises `CourseError` for unknown ids, an unknown category, and numbers out of range.
     """
     context = list(dict.fromkeys(context_ids))
     _check(context, k, pool, mmr_lambda)
     rows = finder.embeddings.rows(context)
     allowed = None if gap_category is None else _of_category(finder, gap_category)
-    taboo = set().union(*(finder.facts.variants(item) for item in context))
-    candidates = _candidates(finder, rows, pool, allowed, taboo)
+    excluded = set().union(*(finder.facts.variants(item) for item in context))
+    candidates = _candidates(finder, rows, pool, allowed, excluded)
     if not candidates:
         return Look(_table([], np.zeros(0)), _nothing_left(gap_category, allowed))
     scores = mean_scores(finder.scorer, candidates, context)
     best = np.argsort(-scores, kind="stable")
     candidates, scores = [candidates[at] for at in best], scores[best]
     if use_mmr:
-        # Likeness is the encoder's: in the head's space all good candidates are near each other, that is its purpose.
+        # By the encoder's vectors: in the head's space all good candidates are near each other, as they should be.
         vectors = finder.embeddings.vectors[finder.embeddings.rows(candidates)]
         chosen = mmr(scores, vectors @ vectors.T, k, mmr_lambda)
     else:
@@ -113,21 +113,20 @@ def complete_look(
 
 
 def mean_scores(scorer: HeadScorer, candidates: Sequence[str], context: Sequence[str]) -> np.ndarray:
-    """The mean score [C] of each of C candidates with all items of the context."""
+    """Return the mean score [C] of each of C candidates with all items of the context."""
     pairs = scorer([item for _ in candidates for item in context], [item for item in candidates for _ in context])
     return pairs.reshape(len(candidates), len(context)).mean(axis=1)
 
 
 def mmr(relevance: np.ndarray, similarity: np.ndarray, k: int, mmr_lambda: float) -> list[int]:
-    """The positions of k candidates in the order of choice, by maximal marginal relevance. Each next one maximises
+    """Choose k candidates by maximal marginal relevance; return their positions in the order of choice. Each maximises
 
         mmr_lambda * relevance_i  -  (1 - mmr_lambda) * max over chosen j of similarity_ij
 
-    where the maximum over none is 0. mmr_lambda weighs relevance: 1 is the order of relevance, 0 looks at variety
-    alone. (Some libraries weigh diversity by it; the paper does not.) Of equal candidates the first is chosen, so give
-    them best first.
+    where the maximum over none is 0. mmr_lambda weighs relevance, as in the paper; some libraries weigh diversity by
+    it. Of equal candidates the first is chosen, so give them best first.
 
-    relevance: [C]. similarity: [C, C], on the same scale as relevance, as a chance and a cosine roughly are.
+    relevance: [C]. similarity: [C, C], on the same scale as relevance, as a probability and a cosine roughly are.
 
     Source: Carbonell & Goldstein 1998, "The Use of MMR, Diversity-Based Reranking for Reordering Documents and
     Producing Summaries".
@@ -144,24 +143,20 @@ def mmr(relevance: np.ndarray, similarity: np.ndarray, k: int, mmr_lambda: float
 
 
 def _candidates(
-    finder: LookFinder, rows: np.ndarray, pool: int, allowed: list[str] | None, taboo: set[str]
+    finder: LookFinder, rows: np.ndarray, pool: int, allowed: list[str] | None, excluded: set[str]
 ) -> list[str]:
-    """The nearest items to the mean of the context. Its length does not matter to the order."""
+    """Search for the items nearest to the mean of the context, whose length does not change their order."""
     mean = finder.scorer.projected[rows].mean(axis=0, keepdims=True)
     hits = finder.index.search_vectors(
-        Embeddings(mean, finder.index.encoder_id), pool, allowed=allowed, exclude=[taboo]
+        Embeddings(mean, finder.index.encoder_id), pool, allowed=allowed, exclude=[excluded]
     )
     return [item for item in hits.ids[0] if item is not None]
 
 
 def _of_category(finder: LookFinder, category: str) -> list[str]:
-    categories: Mapping[str, str] = finder.facts.categories
-    found = [
-        item
-        for item in finder.embeddings.ids
-        if f"{categories.get(item, '')}{SEPARATOR}".startswith(f"{category}{SEPARATOR}")
-    ]
-    if not found and not any(f"{path}{SEPARATOR}".startswith(f"{category}{SEPARATOR}") for path in categories.values()):
+    categories = finder.facts.categories
+    found = [item for item in finder.embeddings.ids if category in prefixes_of(categories.get(item, ""))]
+    if not found and not any(category in prefixes_of(path) for path in categories.values()):
         near = get_close_matches(category, sorted({*categories.values()}), n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
         raise CourseError(f"There is no category {category!r}{hint} Give a path or the start of one.")

@@ -1,7 +1,4 @@
-"""The compatibility head: a small network on cached embeddings, its checkpoints, and scorers of pairs of items.
-
-`compatibility` trains it.
-"""
+"""Score pairs of items with the compatibility head, a small network on cached embeddings."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from chapter03_multimodal.outfits.export_embeddings import ItemEmbeddings
+from chapter03_multimodal.outfits.embeddings import ItemEmbeddings
 from common.atomic import atomic_write
 from common.errors import CourseError, MissingArtifact
 
@@ -31,17 +28,16 @@ Score = Literal["cosine", "pair"]
 
 
 class CompatibilityHead(nn.Module):
-    """Maps item embeddings [N, in_dim] to vectors [N, out_dim] of length 1 that are near for what goes together.
+    """Map item embeddings [N, in_dim] to vectors [N, out_dim] of length 1, near each other for what goes together.
 
-    A pair is scored, in either order alike, by
+    A pair is scored, with the same result in either order, by
 
-        cosine   u · v                                  what an index can search by
-        pair     sigmoid( MLP([u * v, |u - v|]) )       a chance, for reranking; symmetric, since its inputs are
+        cosine   u · v                                  for search in an index
+        pair     sigmoid( MLP([u * v, |u - v|]) )       a probability, for reranking
 
-    The MLP in front is needed for both: "the colours harmonise and not both are patterned" is not a matter of looking
-    alike, so no rotation of the embeddings makes it one. A cosine can express it (plain items in the middle of their
-    harmony, patterned ones around it in all directions, far from each other), but has to find room for that; the pair
-    scorer learns it from fewer pairs.
+    Both need the MLP that projects: "the colours harmonise and not both are patterned" is not about looking alike, so
+    no rotation of the embeddings can express it. A cosine can (plain items in the middle of their harmony, patterned
+    ones around it, far from each other), but needs room for that; the pair scorer learns it from fewer pairs.
     """
 
     def __init__(
@@ -69,29 +65,29 @@ class CompatibilityHead(nn.Module):
         return normalize(self.project(vectors), dim=-1)
 
     def logits(self, u: Tensor, v: Tensor) -> Tensor:
-        """The pair scorer's log-odds [...] that projections u and v [..., out_dim] go together."""
-        # Of length sqrt(out_dim), the entries are about 1: what a fresh linear layer expects.
+        """Return the pair scorer's log-odds [...] that projections u and v [..., out_dim] go together."""
+        # At length sqrt(out_dim) the entries are about 1, as a fresh linear layer expects.
         u, v = u * math.sqrt(self.out_dim), v * math.sqrt(self.out_dim)
         return self.judge(torch.cat([u * v, (u - v).abs()], dim=-1)).squeeze(-1)
 
     def score(self, u: Tensor, v: Tensor) -> Tensor:
-        """How well projections u and v [..., out_dim] go together, [...]: a cosine, or a chance in 0 to 1."""
+        """Score how well projections u and v [..., out_dim] go together, [...]: a cosine or a probability."""
         if self.scorer == "cosine":
             return (u * v).sum(dim=-1)
-        # In float32, two good pairs beyond log-odds of 17 would both have the chance 1.
+        # In float32, all pairs beyond log-odds of 17 would have the probability 1.
         return torch.sigmoid(self.logits(u, v).double())
 
 
 @dataclass(frozen=True)
 class HeadScorer:
-    """Scores pairs of items, `scorer(a_ids, b_ids) -> float64 [N]`, by a head on the embeddings it was trained for."""
+    """Score pairs of items, `scorer(a_ids, b_ids) -> float64 [N]`, by a head on the embeddings it was trained for."""
 
     head: CompatibilityHead
     embeddings: ItemEmbeddings
 
     @cached_property
     def projected(self) -> np.ndarray:
-        """All items in the head's space: float32 [N, out_dim], in the order of the embeddings."""
+        """Project all items into the head's space: float32 [N, out_dim], in the order of the embeddings."""
         with torch.inference_mode():
             return self.head.eval()(torch.tensor(self.embeddings.vectors)).numpy()
 
@@ -103,7 +99,7 @@ class HeadScorer:
 
 @dataclass(frozen=True)
 class FrozenScorer:
-    """The baseline: the cosine of the embeddings as they are. What looks alike goes together?"""
+    """Score pairs by the cosine of the embeddings as they are: the baseline that takes similar for compatible."""
 
     embeddings: ItemEmbeddings
 
@@ -113,9 +109,9 @@ class FrozenScorer:
 
 
 def save_head(file: str | Path, head: CompatibilityHead, *, encoder_id: str, epoch: int, **figures: float) -> None:
-    """Write a checkpoint: the state, and in the file's header in_dim, out_dim and what else remakes the head.
+    """Write a checkpoint: the state, and in the file's header what is needed to build the head again.
 
-    Raises `CourseError` if the file is there: no epoch overwrites another.
+    Raises `CourseError` if the file exists: no epoch overwrites another.
     """
     file = Path(file)
     if file.exists():
@@ -136,10 +132,10 @@ def save_head(file: str | Path, head: CompatibilityHead, *, encoder_id: str, epo
 
 
 def load_head(file: str | Path, embeddings: ItemEmbeddings | None = None) -> CompatibilityHead:
-    """Read a checkpoint, for evaluation. embeddings: what it is to be used on.
+    """Read a checkpoint, for evaluation. embeddings: those that it will be used on.
 
-    Raises `CourseError` if the file is no checkpoint, if its tensors are not of the dimensions that it states, or if
-    the embeddings are of another dimension or another encoder than those it was trained on.
+    Raises `CourseError` if the file is no checkpoint, if its tensors do not have the dimensions that it states, or if
+    the embeddings have another dimension or encoder than those that it was trained on.
     """
     described, state = _read_head(Path(file))
     head = CompatibilityHead(
@@ -167,7 +163,7 @@ def load_head(file: str | Path, embeddings: ItemEmbeddings | None = None) -> Com
 
 
 def _read_head(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What the checkpoint says of itself (see `save_head`), and its state."""
+    """Read the header (see `save_head`) and the state."""
     if not file.is_file():
         raise MissingArtifact(
             f"{file}: no such checkpoint. Make it with: python -m chapter03_multimodal.outfits.compatibility"

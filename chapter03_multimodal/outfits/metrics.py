@@ -1,12 +1,11 @@
-"""How well does a scorer know what goes together? Two figures on held-out outfits, with intervals, beside a baseline.
+"""Measure on held-out outfits how well a scorer knows what goes together, with intervals and beside a baseline.
 
-AUC         the chance that a pair that goes together scores above one that does not
+AUC         the probability that a pair that goes together scores above one that does not
 FITB        fill in the blank: an outfit lacks an item; which of four candidates completes it?
 
-Both as in Han et al. 2017, "Learning Fashion Compatibility with Bidirectional LSTMs" (arXiv:1707.05691), with
-distractors of the right item's own category, as Vasileva et al. 2018, "Learning Type-Aware Embeddings for Fashion
-Compatibility" (arXiv:1803.09196), made them harder. A scorer is any function `score(a_ids, b_ids) -> [N]`, pair by
-pair.
+Both as in Han et al. 2017, "Learning Fashion Compatibility with Bidirectional LSTMs" (arXiv:1707.05691). The
+distractors are harder: they are of the right item's own category, as in Vasileva et al. 2018, "Learning Type-Aware
+Embeddings for Fashion Compatibility" (arXiv:1803.09196). A scorer is any function `score(a_ids, b_ids) -> [N]`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from chapter03_multimodal.outfits.pairs import ItemFacts, Partners, StandIns
+from chapter03_multimodal.outfits.pairs import ItemFacts, Partners, Substitutes
 from common.catalogue import Catalogue
 from common.errors import CourseError
 from common.statistics import compare, summarise
@@ -27,20 +26,22 @@ Rule = Callable[[str, str], bool]
 
 CHOICES = 4
 FROZEN = "frozen encoder"
-ROUNDS_AT_ONCE = 4_000_000  # weights held at once while bootstrapping
+"""The baseline that all other scorers are compared with."""
+WEIGHTS_AT_ONCE = 4_000_000
+"""Held in memory while bootstrapping."""
 
 
 @dataclass(frozen=True)
 class Questions:
-    """table: `outfit_id, context` (what else is in the outfit), `choices` (the right item first; a scorer is never
-    told the order). left_out: blanks for which there were not enough distractors."""
+    """table: `outfit_id, context` (what else is in the outfit), `choices` (the right item first; a scorer does not
+    learn the order). left_out: blanks for which there were not enough distractors."""
 
     table: pd.DataFrame
     left_out: int
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve: the share of (positive, negative) pairs [N] in the right order, ties counting half.
+    """Return the area under the ROC curve: the share of (positive, negative) pairs in the right order, ties half.
 
     scores: [N], higher goes together better. labels: [N] of 1 and 0. Raises `CourseError` if one label is missing.
 
@@ -52,10 +53,10 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
 def weighted_auc(
     scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, *, strata: np.ndarray | None = None
 ) -> np.ndarray:
-    """AUC [R] under R weightings [R, N] of the pairs: a weight of 2 counts a pair twice, one of 0 leaves it out.
+    """Return the AUC [R] under R weightings [R, N] of the pairs: a weight of 2 counts a pair twice, 0 leaves it out.
 
-    strata: [N]; positives are compared with negatives of their own stratum only (folds, whose scores come from
-    different models, do not compare). NaN where a weighting leaves nothing to compare.
+    strata: [N]; positives are compared with negatives of their own stratum only, such as a fold: scores of different
+    models do not compare. NaN where a weighting leaves nothing to compare.
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if scores.shape != labels.shape or scores.ndim != 1 or not np.isin(labels, [0, 1]).all():
@@ -73,29 +74,19 @@ def weighted_auc(
     return np.divide(won, compared, out=np.full(len(won), np.nan), where=compared > 0)
 
 
-def pair_auc(
-    scorers: Mapping[str, Scorer], pairs: pd.DataFrame, *, baseline: str = FROZEN, seed: int = 0, rounds: int = 2_000
-) -> pd.DataFrame:
-    """AUC of each scorer over labelled pairs; see `auc_table`. The same outfit's pairs are drawn together."""
-    a, b = pairs["a_id"].tolist(), pairs["b_id"].tolist()
-    scores = {name: score(a, b) for name, score in scorers.items()}
-    return auc_table(scores, pairs, baseline=baseline, seed=seed, rounds=rounds)
-
-
 def auc_table(
     scores: Mapping[str, np.ndarray],
     pairs: pd.DataFrame,
     *,
     strata: np.ndarray | None = None,
-    baseline: str = FROZEN,
     seed: int = 0,
     rounds: int = 2_000,
 ) -> pd.DataFrame:
-    """One row a system: `system, metric, value, ci_low, ci_high, n` and `difference, difference_low, difference_high`
-    to the baseline, 95% intervals.
+    """Return the AUC of each system's scores [N] over N labelled pairs, with 95% intervals.
 
-    Pairs of one outfit share items and are no independent draws, so the bootstrap draws outfits (pairs without one:
-    all pairs of the same `a_id`), the same ones for every system: the difference is paired.
+    Columns: `system, metric, value, ci_low, ci_high, n`, and `difference, difference_low, difference_high` to `FROZEN`.
+    Pairs of one outfit share items and are not independent, so the bootstrap draws outfits (pairs without one: all
+    pairs of the same `a_id`), the same ones for every system: the difference is paired.
     """
     labels = pairs["label"].to_numpy()
     cluster = pd.factorize(pairs["outfit_id"].fillna(pairs["a_id"]))[0]
@@ -103,7 +94,7 @@ def auc_table(
     whole = {name: weighted_auc(s, labels, np.ones((1, len(s))), strata=strata).item() for name, s in scores.items()}
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in scores}
-    step = max(1, ROUNDS_AT_ONCE // len(pairs))
+    step = max(1, WEIGHTS_AT_ONCE // len(pairs))
     for start in range(0, rounds, step):
         size = min(step, rounds - start)
         weights = rng.multinomial(count, np.full(count, 1 / count), size=size)[:, cluster].astype(np.float64)
@@ -114,9 +105,9 @@ def auc_table(
     for name in scores:
         low, high = np.nanquantile(sample[name], [0.025, 0.975])
         row = {"system": name, "metric": "AUC", "value": whole[name], "ci_low": low, "ci_high": high, "n": len(pairs)}
-        if baseline in scores and name != baseline:
-            low, high = np.nanquantile(sample[name] - sample[baseline], [0.025, 0.975])
-            row |= {"difference": whole[name] - whole[baseline], "difference_low": low, "difference_high": high}
+        if FROZEN in scores and name != FROZEN:
+            low, high = np.nanquantile(sample[name] - sample[FROZEN], [0.025, 0.975])
+            row |= {"difference": whole[name] - whole[FROZEN], "difference_low": low, "difference_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -128,52 +119,52 @@ def draw_questions(
     *,
     go_together: Rule | None = None,
     widen: bool = False,
-    choices: int = CHOICES,
     seed: int = 0,
 ) -> Questions:
     """Blank each item of each outfit once, and find distractors for it.
 
-    pairs: labelled pairs of one split; an outfit is what its pairs labelled 1 name, a pair without `outfit_id` is an
-    outfit of two. The context of a blank is what the outfit's pairs say it goes with: all of a true outfit, and of a
-    list of recommendations only the item that they are recommended for. items: what distractors are drawn from, the
-    items of the same split.
+    pairs: labelled pairs of one split. An outfit is what its pairs labelled 1 name; a pair without `outfit_id` is an
+    outfit of two. The context of a blank is what the outfit's pairs say it goes with: all of a true outfit, but in a
+    list of recommendations only the item that they are recommended for. items: the items of the same split, from which
+    distractors are drawn.
 
-    A distractor is of the right item's category (the own path or below it; widen: where that has too few, a level up,
-    and so on), is not in the outfit, is not known to go with any other item of it, and is no variant of such an item.
-    Partners judged not to go with an item of the outfit come first, then random ones. A random one may complete the
-    outfit as well as the right item does, and then even a perfect scorer misses: in the pocket shop a third of all
-    pairs goes together. A shop that knows its rule gives it as `go_together(a_id, b_id)`: the distractors are then
-    items (variants too, they differ in colour) that clash with something in the outfit, and a perfect scorer reaches 1.
-    A blank without choices - 1 distractors is left out and counted, and so is one whose category is not known in a
-    source that has categories.
+    A distractor is of the right item's category (the same path or below it; widen: if there are too few, a level up,
+    and so on), not in the outfit, not known to go with any other item of it, and no variant of such an item. Items
+    labelled 0 with an item of the outfit come first, then random ones. A random one may complete the outfit as well as
+    the right item does, and then even a perfect scorer misses: in the pocket shop a third of all pairs go together. A
+    shop that knows its rule gives it as `go_together(a_id, b_id)`: the distractors are then items that clash with
+    something in the outfit (variants too, they differ in colour), and a perfect scorer reaches 1. Left out and counted:
+    blanks with too few distractors, and those of unknown category in a source that has categories.
     """
     rng = np.random.default_rng(seed)
-    partners, stand_ins = Partners.of(pairs), StandIns(sorted(items), facts.categories)
+    partners, substitutes = Partners.of(pairs), Substitutes(sorted(items), facts.categories)
     rows, left_out = [], 0
     for outfit_id, members in _outfits(pairs).items():
         for right, others in members.items():
             context = tuple(others)
-            known = set(members).union(*(partners.fits[item] for item in context))
-            taboo = facts.variants(*known) if go_together is None else known
+            known = set(members).union(*(partners.compatible[item] for item in context))
+            excluded = facts.variants(*known) if go_together is None else known
 
-            def usable(item: str, context: tuple[str, ...] = context, taboo: set[str] = taboo) -> bool:
+            def usable(item: str, context: tuple[str, ...] = context, excluded: set[str] = excluded) -> bool:
                 clashes = go_together is None or not all(go_together(other, item) for other in context)
-                return item not in taboo and clashes
+                return item not in excluded and clashes
 
-            found = stand_ins.of(right, usable, least=choices - 1, widen=widen)
+            found = substitutes.of(right, usable, least=CHOICES - 1, widen=widen)
             if not found or (facts.categories and right not in facts.categories):
                 left_out += 1
                 continue
-            refused = frozenset().union(*(partners.clashes.get(item, frozenset()) for item in context))
+            judged = frozenset().union(*(partners.incompatible.get(item, frozenset()) for item in context))
             found = [found[at] for at in rng.permutation(len(found))]
-            found.sort(key=lambda item, refused=refused: item not in refused)  # stable: random within both kinds
-            rows.append((outfit_id, context, (right, *found[: choices - 1])))
+            found.sort(key=lambda item, judged=judged: item not in judged)  # stable: random within both kinds
+            rows.append((outfit_id, context, (right, *found[: CHOICES - 1])))
     return Questions(pd.DataFrame(rows, columns=["outfit_id", "context", "choices"]), left_out)
 
 
 def fill_in_the_blank(score: Scorer, questions: Questions) -> np.ndarray:
-    """How well each question [Q] was answered: 1 if the right item has the highest mean score with the context, 1/n if
-    it shares that with n - 1 others, else 0. A scorer that tells nothing gets 0.25 of four choices."""
+    """Grade the answer to each question [Q]: 1 if the right item has the highest mean score with the context.
+
+    1/n if it shares that score with n - 1 others, else 0. A scorer that knows nothing gets 0.25 with four choices.
+    """
     asked = [
         (context, choice)
         for context, choices in questions.table[["context", "choices"]].itertuples(index=False, name=None)
@@ -190,10 +181,8 @@ def fill_in_the_blank(score: Scorer, questions: Questions) -> np.ndarray:
     return np.where(best[:, 0], 1 / best.sum(axis=1), 0.0)
 
 
-def fitb_table(
-    scorers: Mapping[str, Scorer], questions: Questions, *, baseline: str = FROZEN, seed: int = 0
-) -> pd.DataFrame:
-    """FITB accuracy of each scorer, columns as in `auc_table` and `p` of the paired randomisation test.
+def fitb_table(scorers: Mapping[str, Scorer], questions: Questions, *, seed: int = 0) -> pd.DataFrame:
+    """Return the FITB accuracy of each scorer, columns as in `auc_table` and `p` of the paired randomisation test.
 
     An outfit counts once, with the mean over its questions: outfits, not questions, are the sample.
     """
@@ -206,8 +195,8 @@ def fitb_table(
     rows = []
     for name, table in of_outfit.items():
         row = {"system": name} | summarise(table, seed=seed).iloc[0].rename({"n_queries": "n"}).to_dict()
-        if baseline in of_outfit and name != baseline:
-            found = compare(table, of_outfit[baseline], "FITB", seed=seed)
+        if FROZEN in of_outfit and name != FROZEN:
+            found = compare(table, of_outfit[FROZEN], "FITB", seed=seed)
             row |= {"difference": found.difference, "difference_low": found.ci_low, "difference_high": found.ci_high}
             row["p"] = found.p
         rows.append(row)
@@ -215,8 +204,10 @@ def fitb_table(
 
 
 def shop_rule(catalogue: Catalogue) -> Rule | None:
-    """The rule by which a generated shop put its outfits together, as `go_together(a_id, b_id)`; None for all others.
-    For making test questions, never for training."""
+    """Return the rule `go_together(a_id, b_id)` by which the generated shop made its outfits; None for other sources.
+
+    It serves to make test questions, never to train.
+    """
     if catalogue.source != "pocket_shop":
         return None
     from common.pocket_shop.outfits import go_together
@@ -228,7 +219,7 @@ def shop_rule(catalogue: Catalogue) -> Rule | None:
 
 
 def _outfits(pairs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
-    """Of each outfit its items, in order of first mention, with those others that each is known to go with."""
+    """Return the items of each outfit, in order of first mention, each with the others that it is known to go with."""
     found: dict[str, dict[str, list[str]]] = {}
     positives = pairs[pairs["label"] == 1]
     for a, b, outfit_id in zip(positives["a_id"], positives["b_id"], positives["outfit_id"], strict=True):
@@ -239,7 +230,7 @@ def _outfits(pairs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
 
 
 def _wins(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weight [R] of the comparisons that positives win against negatives, and of all comparisons."""
+    """Return the weight [R] of the comparisons that positives win against negatives, and of all comparisons."""
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])  # of runs of equal scores
     positive = np.add.reduceat((weights * (labels == 1))[:, order], starts, axis=1)

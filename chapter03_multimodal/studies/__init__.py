@@ -1,1 +1,1 @@
-"""Measurements for the results page that are not part of the chapter's main story, and the packaged CLIP's training."""
+"""Measure for the results page what is not part of the main story, and train the packaged CLIP."""

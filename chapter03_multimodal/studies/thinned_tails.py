@@ -1,71 +1,67 @@
-"""What do the long-tail techniques bring when the tail is long? Real photos, thinned to one, for the scoreboard.
+"""Measure the long-tail techniques where the tail is long: on real photos, thinned, for the scoreboard.
 
     python -m chapter03_multimodal.studies.thinned_tails --catalogue grocery_store      # some ten minutes
 
-The pictures that the course draws are so clear that plain cross-entropy has little left to gain. So this is measured
-on the photos of grocery_store, by the protocol of the long-tailed CIFAR (Cui et al. 2019, arXiv:1901.05555): training
-examples are taken away until the classes follow an exponential profile (`thinned`); validation and test stay as they
-are. The encoder is frozen, the label is the whole category path, 81 fine classes.
+The pictures that the course draws are so clear that plain cross-entropy leaves little to gain. So this study uses the
+photos of grocery_store and the protocol of the long-tailed CIFAR (Cui et al. 2019, arXiv:1901.05555): training examples
+are removed until the classes follow an exponential profile (`thinned`); validation and test stay as they are. The
+encoder is frozen, the label is the whole category path, 81 fine classes.
 
-- Photos: the source's training photos alone, split anew 60/20/20 (`split_photos`). The source's validation photos are
-  what `real_photos` measures on, and are not looked at here. Photos of nearly the same pixels share a split; two views
-  of one shelf have hashes that differ, and may be parted. So the figures are those of shops that training knows, far
-  above those of `real_photos`: what counts is the difference of two classifiers on the same photos, not the level.
+- Photos: the source's training photos alone, split anew 60/20/20 (`split_photos`). The source's validation photos, on
+  which `real_photos` measures, are not used. Photos of nearly the same pixels share a split; two views of one shelf
+  have different hashes, and may be parted. So the figures are those of shops that training knows, far above those of
+  `real_photos`: what counts is the difference of two classifiers on the same photos, not the level.
 - Every technique has the same grid of heads and weight decays, plain cross-entropy too, so that none wins against a
-  badly tuned rival; those with a parameter have its values besides (plain 6 trainings, logit adjustment 24). `plain` is
+  badly tuned baseline. Those with a parameter also have its values (plain 6 trainings, logit adjustment 24). `plain` is
   the plain cross-entropy with the best validation macro-F1; `chosen` the best of all that lose at most `slack` of top-1
   against it. Test is looked at once a draw, for these two.
-- All is repeated for several draws of the photos that stay. The figures are means over them. Where nothing is taken
-  away (1:1), draws differ by the seed of the training alone.
+- Everything is repeated for several draws of the photos that stay. The figures are means over them. Where nothing is
+  removed (1:1), draws differ in the seed of the training alone.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
-from chapter03_multimodal.categories.classifier import Examples, Fitting, Trial, choose, embed_examples, fit
-from chapter03_multimodal.categories.long_tail import (
-    ADJUSTED,
-    GRIDS,
-    PLAIN,
-    Technique,
-    class_frequencies,
-    frequency_buckets,
-)
-from chapter03_multimodal.categories.metrics import classification_figures, compare_over_draws, macro_f1
+from chapter03_multimodal.categories.examples import Examples, embed_examples
+from chapter03_multimodal.categories.head import HeadTraining, Trial, choose, run_trial
+from chapter03_multimodal.categories.long_tail import ADJUSTED, GRIDS, PLAIN, Technique
+from chapter03_multimodal.categories.metrics import compare_over_draws, macro_f1
 from chapter03_multimodal.clip import POCKET_CLIP, load_clip
 from chapter03_multimodal.duplicates import audit, near_pairs
 from chapter03_multimodal.encoder import load_clip_encoder
 from chapter03_multimodal.prepare_data import MultimodalData, PrepareDataConfig
 from chapter03_multimodal.prepare_data import main as prepare_data
-from chapter03_multimodal.studies.real_photos import grocery_pairs
-from common.artifacts import Artifacts, RunFolder, code_digest, fingerprint, jsonable
+from chapter03_multimodal.studies.grocery_photos import grocery_pairs
+from common.artifacts import Artifacts, RunFolder
 from common.atomic import read_json, write_json
-from common.catalogue import Catalogue, load_catalogue
+from common.catalogue import load_catalogue
 from common.catalogue.splits import split_by_group
 from common.cli import run_step
 from common.errors import CourseError
 from common.progress import progress
+from common.scoreboard import read_scoreboard, save_scoreboard
 from common.settings import artifacts_root
+from common.training import train_and_publish
 
 CHAPTER, STEP = "chapter03_multimodal", "studies.thinned_tails"
 SOURCE = "grocery_store"
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
-FEWEST = 3  # photos of a class: one a split
+MIN_PHOTOS = 3
+"""Of a class: one for each split."""
 VALUES = GRIDS | {ADJUSTED: (0.5, 1.0, 1.5, 2.0)}
 CLASSIFIERS = {"plain": "plain cross-entropy", "chosen": "chosen technique"}
 TABLES = ("draws", "figures", "photos")
 
 
 @dataclass(frozen=True)
-class LongerTailsConfig:
+class ThinnedTailsConfig:
     """Thin the training photos of grocery_store to long tails, and compare the techniques with plain cross-entropy."""
 
     catalogue: str = SOURCE
@@ -77,7 +73,7 @@ class LongerTailsConfig:
     ratios: tuple[int, ...] = (1, 10, 50)
     """Imbalance ratios: how many photos the most frequent class keeps for one of the rarest."""
     draws: int = 5
-    """How often the photos that stay are drawn, for each ratio."""
+    """How often the photos that stay are drawn for each ratio."""
     heads: tuple[str, ...] = ("linear", "mlp")
     """Heads to train."""
     techniques: tuple[str, ...] = tuple(GRIDS)
@@ -86,14 +82,14 @@ class LongerTailsConfig:
     """Tried for every head and technique."""
     slack: float = 0.02
     """Top-1 accuracy that the chosen technique may lose against plain cross-entropy, on validation."""
-    fitting: Fitting = field(default_factory=lambda: Fitting(batch_size=128))
+    fitting: HeadTraining = field(default_factory=lambda: HeadTraining(batch_size=128))
     """How a head is trained; the weight decay is that of the grid."""
     seed: int = 0
     """Of the split and the bootstrap; draw number d has the seed `seed` + d, for thinning and training."""
 
 
 @dataclass(frozen=True)
-class LongerTailsResult:
+class ThinnedTailsResult:
     """What was measured.
 
     draws: two rows for each ratio and draw, classifier "plain" and "chosen": ratio, draw, n_train (photos left),
@@ -111,74 +107,62 @@ class LongerTailsResult:
     board: pd.DataFrame
 
 
-def main(config: LongerTailsConfig) -> LongerTailsResult:
-    """Prepare, thin, train, measure, and put the figures on the scoreboard; what was made before is not made again."""
-    from chapter03_multimodal.evaluate import EvaluateConfig  # which reads this step's rows
-    from chapter03_multimodal.evaluate import main as evaluate
-
+def main(config: ThinnedTailsConfig) -> ThinnedTailsResult:
+    """Prepare, thin, train, measure, and save scoreboard rows, or read what was made before."""
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     if catalogue.source != SOURCE:
-        raise CourseError(f"{STEP}: is measured on the photos of {SOURCE} alone, not on {catalogue.source}.")
+        raise CourseError(f"{STEP}: measures on the photos of {SOURCE} alone, not on {catalogue.source}.")
     if config.draws < 1 or not config.ratios:
         raise CourseError(f"{STEP}: needs at least one ratio and one draw, not {config.ratios} and {config.draws}.")
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
     data = prepare_data(PrepareDataConfig(catalogue=config.catalogue, profile=config.profile))
     _measure(config, data, artifacts)
-    evaluate(EvaluateConfig(catalogue=config.catalogue, profile=config.profile, seed=config.seed))
-    return load_longer_tails(artifacts)
+    return load_thinned_tails(artifacts)
 
 
-def load_longer_tails(artifacts: Artifacts) -> LongerTailsResult:
+def load_thinned_tails(artifacts: Artifacts) -> ThinnedTailsResult:
     """Read the measurement in force; raises `MissingArtifact` with the command that makes one."""
     run = artifacts.current(CHAPTER, STEP)
     tables = {name: pd.read_parquet(run.path / f"{name}.parquet") for name in TABLES}
-    return LongerTailsResult(run, **tables, board=pd.read_parquet(run.path / "scoreboard.parquet"))
+    return ThinnedTailsResult(run, **tables, board=read_scoreboard(run.path))
 
 
-def scoreboard_rows(artifacts: Artifacts, catalogue: Catalogue) -> pd.DataFrame:
-    """The rows of the measurement in force, for `evaluate`."""
-    return load_longer_tails(artifacts).board
+def _measure(config: ThinnedTailsConfig, data: MultimodalData, artifacts: Artifacts) -> None:
+    """Measure every ratio and draw, those of an interrupted run only once, and write the tables."""
 
+    def measure(work: Path) -> None:
+        photos = split_photos(data, config.seed)
+        encoder = load_clip_encoder(config.encoder, cache=artifacts_root() / "embeddings")
+        examples = embed_examples(replace(data, pairs=photos), encoder)
+        parts = {part: work / "{}_{}.json".format(*part) for part in product(config.ratios, range(config.draws))}
+        missing = {part: path for part, path in parts.items() if not path.is_file()}
+        with progress(total=len(missing) * len(_settings(config)), desc="fitting heads", unit="head") as bar:
+            for (ratio, draw), path in missing.items():
+                write_json(path, measure_draw(examples, ratio, draw, config, bar.update))
+        found = [read_json(path) for path in parts.values()]
+        figures = _figures(found, examples.of_split("test")[1], config)
+        draws = pd.DataFrame([row for part in found for row in part["rows"]]).astype({"value": float})
+        for name, table in zip(TABLES, (draws, figures, photos), strict=True):
+            table.to_parquet(work / f"{name}.parquet", index=False)
+        save_scoreboard(work, _board(figures, data.catalogue.source))
 
-def _measure(config: LongerTailsConfig, data: MultimodalData, artifacts: Artifacts) -> None:
-    """Measure every ratio and draw, or go on after the last that was finished, and write the tables."""
     recorded = {**asdict(config), "encoder_digest": load_clip(config.encoder).digest}
     inputs = {"prepare_data": data.run}
-    if artifacts.reuse(CHAPTER, STEP, config=recorded, inputs=inputs) is not None:
-        return
-    photos = split_photos(data, config.seed)
-    encoder = load_clip_encoder(config.encoder, cache=artifacts_root() / "embeddings")
-    examples = embed_examples(replace(data, pairs=photos), encoder)
-    key = [STEP, jsonable(recorded), data.run.name, code_digest(CHAPTER)]
-    work = artifacts.folder / CHAPTER / "unfinished" / fingerprint(key)
-    tasks = [*product(config.ratios, range(config.draws))]
-    parts = {(ratio, draw): work / f"{ratio}_{draw}.json" for ratio, draw in tasks}
-    missing = {part: path for part, path in parts.items() if not path.is_file()}
-    with progress(total=len(missing) * len(_settings(config)), desc="fitting heads", unit="head") as bar:
-        for (ratio, draw), path in missing.items():
-            write_json(path, measure_draw(examples, ratio, draw, config, bar.update))
-    found = [read_json(path) for path in parts.values()]
-    figures = _figures(found, examples.part("test")[1], config)
-    draws = pd.DataFrame([row for part in found for row in part["rows"]]).astype({"value": float})
-    with artifacts.new_run(CHAPTER, STEP, config=recorded, inputs=inputs) as folder:
-        for name, table in zip(TABLES, (draws, figures, photos), strict=True):
-            table.to_parquet(folder / f"{name}.parquet", index=False)
-        _board(figures, data.catalogue).to_parquet(folder / "scoreboard.parquet", index=False)
-    shutil.rmtree(work)
+    train_and_publish(artifacts, CHAPTER, STEP, config=recorded, inputs=inputs, train=measure, unpublished=("*.json",))
 
 
 def split_photos(data: MultimodalData, seed: int = 0) -> pd.DataFrame:
-    """The source's training photos, without the iconic pictures, split anew: the table `photos` of the result.
+    """Split the source's training photos anew, without the iconic pictures: the table `photos` of the result.
 
-    A photo's place is drawn by a hash of its name; photos that look alike (`duplicates.audit`) go to the earliest split
-    that any of them has. Raises CourseError for a class with fewer than 3 photos.
+    A hash of a photo's name draws its split; photos that look alike (`duplicates.audit`) go to the earliest split that
+    any of them has. Raises CourseError for a class with fewer than 3 photos.
     """
     pairs = grocery_pairs(data, held_out=0.0)
     photos = pairs[(pairs["split"] == "train") & ~pairs["iconic"]].reset_index(drop=True)
     counts = photos["category_path"].value_counts()
-    if len(counts) == 0 or counts.min() < FEWEST:
+    if len(counts) == 0 or counts.min() < MIN_PHOTOS:
         few = f"{counts.idxmin()} has {counts.min()}" if len(counts) else "there is none"
-        raise CourseError(f"{STEP}: every class needs {FEWEST} training photos or more, and {few}.")
+        raise CourseError(f"{STEP}: every class needs {MIN_PHOTOS} training photos or more, and {few}.")
     drawn = photos.assign(split=split_by_group(photos, SHARES, seed))
     found = audit(drawn, photos[["product_id", "path"]], folder=data.catalogue.folder)
     alike = near_pairs(found.hashes)
@@ -188,10 +172,10 @@ def split_photos(data: MultimodalData, seed: int = 0) -> pd.DataFrame:
 
 
 def tail_profile(frequencies: np.ndarray, ratio: float) -> np.ndarray:
-    """How many examples each class keeps, int64 [C]: n_i = max(1, round(n_0 ratio^(-i / (C - 1)))), or all that it has.
+    """Return how many examples each class keeps: int64 [C], n_i = max(1, round(n_0 ratio^(-i / (C - 1)))).
 
-    frequencies: int64 [C], the most frequent class first. ratio: n_0 by the last class's; 1 leaves everything. Where a
-    class has less than the profile asks for, it is not filled up. Raises CourseError for a ratio below 1.
+    frequencies: int64 [C], the most frequent class first; a class keeps no more than it has. ratio: n_0 divided by the
+    last class's n; 1 leaves everything. Raises CourseError for a ratio below 1.
 
     Source: Cui et al. 2019 (arXiv:1901.05555), section 5.1, whose classes are equally frequent before.
     """
@@ -203,10 +187,10 @@ def tail_profile(frequencies: np.ndarray, ratio: float) -> np.ndarray:
 
 
 def thinned(labels: np.ndarray, ratio: float, seed: int = 0) -> np.ndarray:
-    """The positions of the examples that stay, rising int64, for labels int64 [N], every class 0 to C-1 among them.
+    """Draw the examples that stay: sorted positions, int64, for labels int64 [N] with every class 0 to C-1.
 
-    Classes are ordered by their own frequency, ties in an order drawn with the seed; each keeps so many as
-    `tail_profile` says, drawn with the seed. With one seed the examples of a longer tail are among those of a shorter.
+    Classes are ordered by frequency, ties in random order; each keeps as many random examples as `tail_profile` says.
+    With one seed, the examples of a longer tail are among those of a shorter one.
     """
     rng, frequencies = np.random.default_rng(seed), np.bincount(labels)
     ties = rng.permutation(len(frequencies))
@@ -219,18 +203,22 @@ def thinned(labels: np.ndarray, ratio: float, seed: int = 0) -> np.ndarray:
 
 
 def measure_draw(
-    examples: Examples, ratio: int, draw: int, config: LongerTailsConfig, advance: Callable[[int], object]
+    examples: Examples, ratio: int, draw: int, config: ThinnedTailsConfig, advance: Callable[[int], object]
 ) -> dict:
-    """Thin, train every setting, choose on validation, and only then look at test, for plain and chosen alone.
+    """Thin the training photos, train every setting, choose on validation, and measure the two choices on test.
 
-    Returns, for JSON, ratio; rows, those of the table `draws`; and, for either classifier, the predicted classes of the
-    test photos. advance(1) is called after each training.
+    Returns JSON: `ratio`, two `rows` of the result's `draws`, and, by classifier, the predicted classes of the test
+    photos. advance(1) is called after each training.
     """
     seed = config.seed + draw
-    vectors, labels = examples.part("train")
+    vectors, labels = examples.of_split("train")
     kept = thinned(labels, ratio, seed)
-    trials = _try(vectors[kept], labels[kept], *examples.part("val"), config, seed, advance)
-    (test_vectors, test_labels), settings = examples.part("test"), _settings(config)
+    train, val = (vectors[kept], labels[kept]), examples.of_split("val")
+    test_vectors, test_labels = examples.of_split("test")
+    trials, settings = [], _settings(config)
+    for kind, technique, decay in settings:
+        trials.append(run_trial(train, val, technique, kind, replace(config.fitting, weight_decay=decay), seed=seed))
+        advance(1)
     rows, predicted = [], {}
     for name, at in choose_both(trials, config.slack).items():
         guesses = trials[at].head.probabilities(test_vectors).argmax(axis=1)
@@ -245,16 +233,18 @@ def measure_draw(
 
 
 def choose_both(trials: list[Trial], slack: float) -> dict[str, int]:
-    """Which trial is "plain" and which is "chosen", as positions. plain: the best macro-F1 of plain cross-entropy;
-    chosen: the best of all that lose at most `slack` of top-1 against it (`category_classifier.choose`)."""
+    """Choose the trials "plain" and "chosen", and return their positions.
+
+    plain: plain cross-entropy with the best macro-F1. chosen: the best of all that lose at most `slack` of top-1
+    against it (`choose`).
+    """
     plain = choose([trial for trial in trials if trial.technique.name == PLAIN])
     against = [replace(trial, lost=plain.figures["top-1"] - trial.figures["top-1"]) for trial in trials]
-    chosen = choose(against, slack)
-    return {"plain": trials.index(plain), "chosen": against.index(chosen)}
+    return {"plain": trials.index(plain), "chosen": against.index(choose(against, slack))}
 
 
-def _settings(config: LongerTailsConfig) -> list[tuple[str, Technique, float]]:
-    """Head, technique and weight decay of every training of a draw, those of plain cross-entropy first."""
+def _settings(config: ThinnedTailsConfig) -> list[tuple[str, Technique, float]]:
+    """Return head, technique and weight decay of every training of a draw, those of plain cross-entropy first."""
     names = [PLAIN, *(name for name in config.techniques if name != PLAIN)]
     techniques = [Technique(name, value) for name in names for value in VALUES.get(name, (None,))]
     return [
@@ -262,27 +252,7 @@ def _settings(config: LongerTailsConfig) -> list[tuple[str, Technique, float]]:
     ]
 
 
-def _try(
-    vectors: np.ndarray,
-    labels: np.ndarray,
-    val_vectors: np.ndarray,
-    val_labels: np.ndarray,
-    config: LongerTailsConfig,
-    seed: int,
-    advance: Callable[[int], object],
-) -> list[Trial]:
-    """Train every setting and measure it on validation, in the order of `_settings`."""
-    buckets, trials = frequency_buckets(class_frequencies(torch.from_numpy(labels))), []
-    for kind, technique, decay in _settings(config):
-        fitting = replace(config.fitting, weight_decay=decay)
-        head = fit(vectors, labels, val_vectors, val_labels, technique, kind, fitting, seed)
-        found = classification_figures(head.probabilities(val_vectors), val_labels, buckets)
-        trials.append(Trial(head, technique, found))
-        advance(1)
-    return trials
-
-
-def _figures(found: list[dict], labels: np.ndarray, config: LongerTailsConfig) -> pd.DataFrame:
+def _figures(found: list[dict], labels: np.ndarray, config: ThinnedTailsConfig) -> pd.DataFrame:
     tables = []
     for ratio in config.ratios:
         parts = [part for part in found if part["ratio"] == ratio]
@@ -292,8 +262,8 @@ def _figures(found: list[dict], labels: np.ndarray, config: LongerTailsConfig) -
     return pd.concat(tables, ignore_index=True)
 
 
-def _board(figures: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
-    """Of each ratio the rows of both classifiers, and of the chosen one what it gains, with the interval of that."""
+def _board(figures: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Return, for each ratio, the rows of both classifiers and the gain of the chosen one with its own interval."""
     rows = []
     for found in figures.to_dict("records"):
         photos = "all photos" if found["ratio"] == 1 else f"photos thinned to 1:{found['ratio']}"
@@ -305,7 +275,7 @@ def _board(figures: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
             row = {"system": f"classifier on {photos}, {CLASSIFIERS[name]}", "metric": f"{metric} {found['metric']}"}
             row |= {"value": found[value], "ci_low": found[f"{interval}_low"], "ci_high": found[f"{interval}_high"]}
             rows.append(row | {"n_queries": found["n_queries"]})
-    facts = {"chapter": CHAPTER, "source": catalogue.source, "split": "held-out", "seconds": float("nan")}
+    facts = {"chapter": CHAPTER, "source": source, "split": "held-out", "seconds": float("nan")}
     return pd.DataFrame(rows).assign(**facts)
 
 

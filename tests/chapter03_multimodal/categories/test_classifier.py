@@ -19,25 +19,17 @@ from safetensors.torch import load_file
 
 from chapter03_multimodal import prepare_data, reindex
 from chapter03_multimodal.categories import classifier as module
-from chapter03_multimodal.categories.classifier import (
-    ClassifierConfig,
-    Fitting,
-    Head,
-    Trial,
-    choose,
-    embed_examples,
-    fit,
-    load_classifier,
-    load_encoder_of,
-    main,
-)
+from chapter03_multimodal.categories import head as head_module
+from chapter03_multimodal.categories.classifier import ClassifierConfig, load_classifier, load_encoder_of, main
+from chapter03_multimodal.categories.examples import embed_examples
+from chapter03_multimodal.categories.head import Head, HeadTraining, Trial, choose, fit
 from chapter03_multimodal.categories.long_tail import ADJUSTED, GRIDS, PLAIN, Technique
 from chapter03_multimodal.categories.metrics import (
     bootstrap_macro_f1,
     buckets_of,
     class_counts,
     classification_figures,
-    compare_on,
+    compare_classifiers,
     macro_f1,
     rank_of_label,
 )
@@ -47,10 +39,12 @@ from chapter03_multimodal.categories.pictures import (
     draw_label_distribution,
     draw_techniques,
 )
-from common.artifacts import Artifacts, read_json
+from common.artifacts import Artifacts
+from common.atomic import read_json
 from common.errors import CourseError, MissingArtifact
+from common.scoreboard import read_scoreboard
 
-QUICK = Fitting(hidden=16, epochs=12, batch_size=32)
+QUICK = HeadTraining(hidden=16, epochs=12, batch_size=32)
 
 
 def clusters(sizes, *, noise=0.3, dimension=8, seed=0):
@@ -142,10 +136,10 @@ def test_the_interval_of_macro_f1_holds_the_difference_and_is_paired():
 def test_a_comparison_with_itself_shows_no_difference():
     buckets, labels = np.array(["head", "middle", "tail"]), np.array([0, 1, 2, 3] * 10)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), size=40)
-    table = compare_on(labels, probabilities, probabilities, buckets)
+    table = compare_classifiers(labels, probabilities, probabilities, buckets)
     assert table["metric"].tolist() == ["top-1", "top-3", "top-5", "tail recall", "macro-F1"]
     assert (table[["difference", "ci_low", "ci_high"]] == 0).all(axis=None)
-    better = compare_on(labels, np.eye(4)[labels][:, :3], probabilities, buckets).set_index("metric")
+    better = compare_classifiers(labels, np.eye(4)[labels][:, :3], probabilities, buckets).set_index("metric")
     assert better.loc["tail recall", "chosen"] == 1 and better.loc["tail recall", "ci_low"] > 0
     assert better.loc["top-1", "plain"] == np.mean(probabilities.argmax(axis=1) == labels)
 
@@ -205,7 +199,7 @@ def test_another_seed_gives_another_head():
 def script_macro_f1(monkeypatch, figures):
     """Let the validation figure of each epoch be what is given; returns the list of those used."""
     given, used = iter(figures), []
-    monkeypatch.setattr(module, "macro_f1", lambda *_: used.append(next(given)) or used[-1])
+    monkeypatch.setattr(head_module, "macro_f1", lambda *_: used.append(next(given)) or used[-1])
     return used
 
 
@@ -326,7 +320,7 @@ def test_examples_number_the_classes_of_training_and_the_others_behind(toy):
     for row, vector in zip(examples.table.itertuples(), examples.vectors, strict=True):
         assert examples.names()[row.label] == row.category_path
         np.testing.assert_array_equal(vector, PathEncoder().vector(toy.data.catalogue.folder / row.path))
-    vectors, labels = examples.part("val")
+    vectors, labels = examples.of_split("val")
     assert vectors.shape == (15, 8) and labels.tolist() == [3] * 3 + [2] * 3 + [0] * 3 + [1] * 3 + [4] * 3
 
 
@@ -378,7 +372,7 @@ def test_the_choice_is_made_on_validation_alone(toy, made, monkeypatch):
 
 def test_the_results_on_test_are_those_of_the_saved_head(toy, made):
     examples = embed_examples(toy.data, PathEncoder())
-    vectors, labels = examples.part("test")
+    vectors, labels = examples.of_split("test")
     probabilities = made.head.probabilities(vectors)
     row = made.results[made.results["chosen"] & (made.results["split"] == "test")].iloc[0]
     buckets = made.per_class["bucket"].to_numpy()[: len(made.classes)]
@@ -442,6 +436,19 @@ def test_the_files_need_no_course_to_be_read(made):
     assert made.run.manifest["config"]["slack"] == 0.02 and made.run.manifest["seed"] == 0
 
 
+def test_the_scoreboard_has_plain_cross_entropy_and_then_the_chosen_technique(made):
+    board, technique = read_scoreboard(made.run.path), made.results.loc[made.results["chosen"], "technique"].iloc[0]
+    rows = [
+        (f"classifier, {name}", f"category {row.metric}", getattr(row, column))
+        for column, name in (("plain", "plain cross-entropy"), ("chosen", technique))
+        for row in made.comparison.itertuples()
+    ]
+    assert list(board[["system", "metric", "value"]].itertuples(index=False, name=None)) == rows
+    facts = board[["chapter", "source", "split", "n_queries"]].drop_duplicates().values.tolist()
+    assert facts == [["chapter03_multimodal", "toy", "test", 22]]
+    assert board[["ci_low", "ci_high", "seconds"]].isna().all(axis=None)
+
+
 def test_the_same_step_is_not_done_twice(toy, made):
     count = len(toy.asked)
     assert main(replace(TOY_CONFIG, encoder="pocket_clip")).run.name == made.run.name
@@ -468,7 +475,7 @@ def test_the_encoder_of_a_classifier_must_be_the_one_it_was_trained_on(toy, made
 
 
 def test_without_a_classifier_the_error_says_how_to_make_one(toy):
-    with pytest.raises(MissingArtifact, match=r"python -m chapter03_multimodal\.category_classifier"):
+    with pytest.raises(MissingArtifact, match=r"python -m chapter03_multimodal\.categories\.classifier"):
         load_classifier(toy.artifacts)
 
 
@@ -518,7 +525,7 @@ def test_the_confusion_picture_shows_the_most_confused_classes(axes):
 
 def test_the_whole_confusion_is_named_by_departments(axes):
     names = ["A > x", "A > y", "B > z"]
-    draw_confusion(axes, pd.DataFrame({"category_path": names, "plain": names}), most=None, column="plain")
+    draw_confusion(axes, pd.DataFrame({"category_path": names, "predicted": names}), most=None)
     assert [label.get_text() for label in axes.get_yticklabels()] == ["A", "B"]
     assert axes.get_yticks().tolist() == [0.5, 2]
     np.testing.assert_array_equal(axes.images[0].get_array(), np.eye(3))

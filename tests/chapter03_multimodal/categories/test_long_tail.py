@@ -21,6 +21,7 @@ from chapter03_multimodal.categories.long_tail import (
     INVERSE,
     INVERSE_ROOT,
     MIXED,
+    MIXUP_ALPHA,
     PLAIN,
     Technique,
     balanced_sample,
@@ -28,7 +29,6 @@ from chapter03_multimodal.categories.long_tail import (
     class_frequencies,
     cross_entropy_loss,
     effective_number_weights,
-    epoch_rows,
     focal_loss,
     frequency_buckets,
     inverse_root_weights,
@@ -36,6 +36,7 @@ from chapter03_multimodal.categories.long_tail import (
     logit_adjusted_loss,
     logit_offsets,
     mixup,
+    sample_epoch,
     smoothed_targets,
 )
 from common.errors import CourseError
@@ -225,9 +226,9 @@ def test_smoothed_targets_equal_torchs_smoothing():
 
 def test_mixup_blends_vectors_and_targets_by_the_same_share():
     vectors, targets = torch.randn(6, 3), smoothed_targets(torch.tensor([0, 1, 2, 3, 0, 1]), 4, 0.0)
-    blends, blended = mixup(vectors, targets, np.random.default_rng(3), alpha=0.7)
+    blends, blended = mixup(vectors, targets, np.random.default_rng(3))
     rng = np.random.default_rng(3)
-    parts, partners = rng.beta(0.7, 0.7, size=(6, 1))[:, 0], rng.permutation(6)
+    parts, partners = rng.beta(MIXUP_ALPHA, MIXUP_ALPHA, size=(6, 1))[:, 0], rng.permutation(6)
     assert (partners != np.arange(6)).any()
     for row, (share, other) in enumerate(zip(parts, partners, strict=True)):
         torch.testing.assert_close(blends[row], share * vectors[row] + (1 - share) * vectors[other])
@@ -275,9 +276,9 @@ def test_smoothing_and_mixup_go_together():
 
 
 def test_an_epoch_has_every_example_once_unless_it_is_balanced():
-    once = epoch_rows(Technique(), LABELS, np.random.default_rng(0))
+    once = sample_epoch(Technique(), LABELS, np.random.default_rng(0))
     assert sorted(once.tolist()) == list(range(16)) != once.tolist()
-    balanced = epoch_rows(Technique(BALANCED), LABELS, np.random.default_rng(0))
+    balanced = sample_epoch(Technique(BALANCED), LABELS, np.random.default_rng(0))
     assert torch.equal(balanced, balanced_sample(LABELS, 16, np.random.default_rng(0)))
 
 

@@ -13,21 +13,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from chapter03_multimodal.outfits import compatibility as module
+from chapter03_multimodal.outfits import cross_validation
 from chapter03_multimodal.outfits.compatibility import (
     CompatibilityConfig,
-    PairData,
     batch_loss,
-    cross_validate,
-    known_partners,
+    false_negative_mask,
     load_compatibility,
-    load_pair_data,
     main,
     measure,
     train_head,
 )
 from chapter03_multimodal.outfits.complete_look import complete_look, load_look_finder
-from chapter03_multimodal.outfits.export_embeddings import ItemEmbeddings, save_embeddings
+from chapter03_multimodal.outfits.cross_validation import cross_validate
+from chapter03_multimodal.outfits.embeddings import ItemEmbeddings, save_embeddings
 from chapter03_multimodal.outfits.head import (
     CompatibilityHead,
     FrozenScorer,
@@ -36,9 +34,12 @@ from chapter03_multimodal.outfits.head import (
     save_head,
 )
 from chapter03_multimodal.outfits.metrics import FROZEN
-from chapter03_multimodal.outfits.pairs import ItemFacts, TripletMaker, Triplets, clean_pairs
+from chapter03_multimodal.outfits.negatives import Triplets, TripletSampler
+from chapter03_multimodal.outfits.pair_data import PairData, load_pair_data
+from chapter03_multimodal.outfits.pairs import ItemFacts, clean_pairs
 from common.errors import CourseError, MissingArtifact
 from common.pocket_shop.shop import load_facts
+from common.scoreboard import read_scoreboard
 
 NOTHING = ItemFacts({}, {})
 SMALL = CompatibilityConfig(hidden=32, out_dim=16, epochs=2, batch_size=64, dropout=0.0)
@@ -75,7 +76,7 @@ def test_an_unknown_scorer_is_an_error():
         CompatibilityHead(4, scorer="dot")
 
 
-def naive_loss(head, embeddings, batch, maker, config):
+def naive_loss(head, embeddings, batch, sampler, config):
     """Row by row."""
     project = {item: head(torch.from_numpy(embeddings.vectors[row].copy())) for row, item in enumerate(embeddings.ids)}
     rows = list(zip(batch.anchors, batch.positives, batch.negatives, strict=True))
@@ -83,9 +84,9 @@ def naive_loss(head, embeddings, batch, maker, config):
 
     def free(anchor, item):
         """May this item be a negative of this anchor?"""
-        clash = item in maker.partners.clashes.get(anchor, ())
-        groups = {maker.facts.group(other) for other in {anchor, *maker.partners.fits[anchor]}}
-        return clash or maker.facts.group(item) not in groups
+        clash = item in sampler.partners.incompatible.get(anchor, ())
+        groups = {sampler.facts.group(other) for other in {anchor, *sampler.partners.compatible[anchor]}}
+        return clash or sampler.facts.group(item) not in groups
 
     def choice(scores, right):
         return -(right - torch.stack([right, *scores]).logsumexp(0))
@@ -124,11 +125,11 @@ def test_the_loss_is_that_of_the_rows_one_by_one(scorer, loss):
     torch.manual_seed(1)
     config = replace(SMALL, scorer=scorer, loss=loss)
     embeddings, facts = toy_embeddings("abcdefghij"), ItemFacts({}, {"b": "g1", "h": "g1", "g": "g2", "j": "g2"})
-    maker = TripletMaker(PAIRS, facts, neg_pool_ratio=0.5)
+    sampler = TripletSampler(PAIRS, facts, neg_pool_ratio=0.5)
     head = CompatibilityHead(12, 6, hidden=8, scorer=scorer)
-    batch = maker.epoch(0, 1)
-    found = batch_loss(head, torch.tensor(embeddings.vectors), batch, embeddings, maker, config)
-    expected = naive_loss(head, embeddings, batch, maker, config)
+    batch = sampler.epoch(0, 1)
+    found = batch_loss(head, torch.tensor(embeddings.vectors), batch, embeddings, sampler, config)
+    expected = naive_loss(head, embeddings, batch, sampler, config)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     parameters = [value for name, value in head.named_parameters()]
     for one, two in zip(
@@ -141,10 +142,10 @@ def test_the_loss_is_that_of_the_rows_one_by_one(scorer, loss):
 
 def test_what_is_known_to_fit_is_masked_and_what_was_judged_is_not():
     facts = ItemFacts({}, {"b": "g1", "h": "g1", "c": "g3", "k": "g3"})
-    maker = TripletMaker(PAIRS, facts, neg_pool_ratio=1.0)
+    sampler = TripletSampler(PAIRS, facts, neg_pool_ratio=1.0)
     column = np.array(list("badekf"), dtype=object)
     batch = Triplets(np.array(list("abb"), dtype=object), column[:3], column[3:], np.ones(3, dtype=bool))
-    known = known_partners(batch, maker.partners, maker.facts)
+    known = false_negative_mask(batch, sampler.partners, sampler.facts)
     # Of anchor a: its partner b, itself, and k, a variant of its partner c. d was judged not to fit.
     assert known[0].tolist() == [True, True, False, False, True, False]
     assert known[1].tolist() == [True, True, False, False, False, False]
@@ -229,7 +230,7 @@ def test_loading_checks_dimensions_and_encoder(tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(CourseError, match="not a readable safetensors file"):
         load_head(file)
-    with pytest.raises(MissingArtifact, match=r"python -m chapter03_multimodal\.compatibility"):
+    with pytest.raises(MissingArtifact, match=r"python -m chapter03_multimodal\.outfits\.compatibility"):
         load_head(tmp_path / "none.safetensors")
 
 
@@ -263,7 +264,7 @@ def trained(photo_shop, photo_shop_artifacts):
     ids = facts["product_id"].tolist()
     keep = [at for at, product_id in enumerate(ids) if photo_shop.image_path(product_id) is not None]
     prepare_data.main(prepare_data.PrepareDataConfig(catalogue=str(photo_shop.folder)))
-    with photo_shop_artifacts.new_run("chapter03_multimodal", "export_embeddings", config={}) as folder:
+    with photo_shop_artifacts.new_run("chapter03_multimodal", "outfits.export_embeddings", config={}) as folder:
         save_embeddings(folder, vectors[keep], [ids[at] for at in keep], "made of facts")
     config = CompatibilityConfig(catalogue=str(photo_shop.folder), hidden=64, out_dim=32, epochs=3, learning_rate=3e-3)
     return config, main(config)
@@ -277,6 +278,20 @@ def test_the_head_beats_the_frozen_encoder_on_held_out_outfits(trained):
     assert (found.xs("head, pair", level="system")["difference_low"] > 0).all()
     assert found.loc[("FITB", "head, pair"), "p"] < 0.05
     assert "FITB questions" in result.left_out
+
+
+def test_the_scoreboard_has_the_held_out_figures(trained):
+    _, result = trained
+    board, held_out = read_scoreboard(result.run.path), result.held_out
+    assert board["system"].tolist() == [f"compatibility, {name}" for name in held_out["system"]]
+    assert (
+        board["metric"].tolist() == held_out["metric"].tolist()
+        and board["n_queries"].tolist() == held_out["n"].tolist()
+    )
+    np.testing.assert_allclose(
+        board[["value", "ci_low", "ci_high"]], held_out[["value", "ci_low", "ci_high"]], rtol=1e-12
+    )
+    assert {*board["split"]} == {"test"} and {*board["source"]} == {"pocket_shop"} and board["seconds"].isna().all()
 
 
 def test_every_epoch_has_a_checkpoint_of_its_own_and_validation_chooses(trained, photo_shop, photo_shop_artifacts):
@@ -352,14 +367,15 @@ def folded(labels):
 @pytest.mark.parametrize("labels", [True, False])
 def test_cross_validation_trains_on_no_product_of_its_fold(labels, monkeypatch):
     data, seen = folded(labels), []
-    train = module.train_head
+    train = cross_validation.train_head
 
     def spy(embeddings, pairs, facts, config, **options):
         seen.append({*pairs["a_id"], *pairs["b_id"]})
         return train(embeddings, pairs, facts, config, **options)
 
-    monkeypatch.setattr(module, "train_head", spy)
-    found, pairs = cross_validate(data, replace(SMALL, epochs=3, learning_rate=5e-3), folds=5, rounds=100)
+    monkeypatch.setattr(cross_validation, "train_head", spy)
+    found = cross_validate(data, replace(SMALL, epochs=3, learning_rate=5e-3), folds=5)
+    pairs = found.pairs
     assert len(seen) == 5
     for fold, trained_on in enumerate(seen):
         rows = pairs[pairs["fold"] == fold]
@@ -376,7 +392,7 @@ def test_cross_validation_trains_on_no_product_of_its_fold(labels, monkeypatch):
     assert {tuple(count) for count in counts} == {(2,), (1, 1)}
     assert len(counts) == (data.pairs["label"] == 1).sum()
     assert {*pairs["label"]} == {0, 1} and (labels or (pairs["label"] == 0).sum() <= len(positives))
-    table = found.set_index(["tested", "system"])
+    table = found.auc.set_index(["tested", "system"])
     assert set(table.index) == {(t, s) for t in ("both unseen", "one or both unseen") for s in (FROZEN, "head")}
     assert table.loc[("one or both unseen", "head"), "value"] > 0.8
     assert table.loc[("one or both unseen", "head"), "difference_low"] > 0

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chapter03_multimodal.outfits.complete_look import LookFinder, complete_look, mean_scores, mmr
-from chapter03_multimodal.outfits.export_embeddings import ItemEmbeddings
+from chapter03_multimodal.outfits.embeddings import ItemEmbeddings
 from chapter03_multimodal.outfits.head import CompatibilityHead
 from chapter03_multimodal.outfits.pairs import ItemFacts
 from common.errors import CourseError
@@ -98,9 +98,9 @@ def test_the_context_and_its_variants_are_never_returned(context, use_mmr, weigh
     toy = finder(groups={f"i{n:02d}": f"g{n // 3}" for n in range(30)})
     ids = [f"i{n:02d}" for n in sorted(context)]
     look = complete_look(toy, ids, k=COUNT, pool=COUNT, use_mmr=use_mmr, mmr_lambda=weight)
-    taboo = toy.facts.variants(*ids)
-    assert set(look.items["product_id"]) == set(toy.embeddings.ids) - taboo
-    assert look.note == f"only {COUNT - len(taboo)} items to choose from, {COUNT} were asked for"
+    excluded = toy.facts.variants(*ids)
+    assert set(look.items["product_id"]) == set(toy.embeddings.ids) - excluded
+    assert look.note == f"only {COUNT - len(excluded)} items to choose from, {COUNT} were asked for"
 
 
 def test_lambda_one_is_the_order_of_the_scores():

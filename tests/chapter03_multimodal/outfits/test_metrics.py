@@ -15,7 +15,6 @@ from chapter03_multimodal.outfits.metrics import (
     draw_questions,
     fill_in_the_blank,
     fitb_table,
-    pair_auc,
     shop_rule,
     weighted_auc,
 )
@@ -102,13 +101,6 @@ def test_the_difference_is_paired():
     )
     assert head["ci_low"] < found.loc[FROZEN, "ci_high"]
     assert np.isnan(found.loc[FROZEN, "difference"])
-
-
-def test_scorers_are_asked_pair_by_pair():
-    pairs = table([("a", "b", 1, "o"), ("a", "c", 0, "o"), ("d", "e", 0, "p")])
-    known = {("a", "b"): 3.0, ("a", "c"): 1.0, ("d", "e"): 5.0}
-    found = pair_auc({"s": lambda a, b: np.array([known[pair] for pair in zip(a, b, strict=True)])}, pairs, rounds=50)
-    assert found["value"].tolist() == [0.5]
 
 
 # Items are "<harmony><number>"; two go together if the harmony is the same. Twenty of each in one category.

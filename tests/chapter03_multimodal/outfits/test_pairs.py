@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chapter03_multimodal.outfits.negatives import TripletSampler, add_negatives
 from chapter03_multimodal.outfits.pairs import (
     ItemFacts,
     Partners,
-    StandIns,
-    TripletMaker,
-    add_negatives,
+    Substitutes,
     clean_pairs,
     hashed_splits,
     product_folds,
@@ -99,16 +98,16 @@ def test_splits_and_folds_keep_variants_together():
 
 def test_stand_ins_are_of_the_own_category_and_wider_only_if_asked():
     categories = {"a": "X > Y > Z", "b": "X > Y > Z", "c": "X > Y", "d": "X > YY", "e": "Q", "f": "X > Y > Z > W"}
-    stand_ins = StandIns(list("abcdefg"), categories)
+    substitutes = Substitutes(list("abcdefg"), categories)
     everything = {"usable": lambda item: True}
-    assert stand_ins.of("a", **everything) == ["b", "f"]
-    assert stand_ins.of("a", lambda item: item != "b") == ["f"]
-    assert stand_ins.of("a", least=3, **everything) == []
-    assert stand_ins.of("a", least=3, widen=True, **everything) == ["b", "c", "f"]
-    assert stand_ins.of("a", least=4, widen=True, **everything) == ["b", "c", "d", "f"]
-    assert stand_ins.of("a", least=5, widen=True, **everything) == list("bcdefg")
-    assert stand_ins.of("d", **everything) == [] and stand_ins.of("g", **everything) == []
-    assert stand_ins.of("g", widen=True, **everything) == list("abcdef")
+    assert substitutes.of("a", **everything) == ["b", "f"]
+    assert substitutes.of("a", lambda item: item != "b") == ["f"]
+    assert substitutes.of("a", least=3, **everything) == []
+    assert substitutes.of("a", least=3, widen=True, **everything) == ["b", "c", "f"]
+    assert substitutes.of("a", least=4, widen=True, **everything) == ["b", "c", "d", "f"]
+    assert substitutes.of("a", least=5, widen=True, **everything) == list("bcdefg")
+    assert substitutes.of("d", **everything) == [] and substitutes.of("g", **everything) == []
+    assert substitutes.of("g", widen=True, **everything) == list("abcdef")
 
 
 labelled = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 1)), min_size=1, max_size=30)
@@ -124,11 +123,11 @@ def test_a_negative_belongs_to_its_own_anchor(rows, ratio, seed):
     refused = {(a, b) for a, b, y in table[["a_id", "b_id", "label"]].to_numpy() if not y for a, b in ((a, b), (b, a))}
     if not positives:
         with pytest.raises(CourseError, match="no training pair labelled 1"):
-            TripletMaker(table, facts, neg_pool_ratio=ratio)
+            TripletSampler(table, facts, neg_pool_ratio=ratio)
         return
-    maker = TripletMaker(table, facts, neg_pool_ratio=ratio)
+    sampler = TripletSampler(table, facts, neg_pool_ratio=ratio)
     try:
-        triplets = maker.epoch(seed, 1)
+        triplets = sampler.epoch(seed, 1)
     except CourseError as error:
         assert "no anchor has a negative" in str(error)
         return
@@ -148,27 +147,27 @@ def test_the_ratio_is_the_share_of_judged_negatives():
     """Anchors that have judged partners get them at the ratio; others always get random ones."""
     rows = [("a", f"p{n}", 1) for n in range(200)] + [("a", f"n{n}", 0) for n in range(5)] + [("x", "y", 1)]
     for ratio, low, high in ((0.0, 0, 0), (0.3, 0.2, 0.4), (1.0, 1, 1)):
-        triplets = TripletMaker(pairs(*rows), NOTHING, neg_pool_ratio=ratio).epoch(0, 1)
+        triplets = TripletSampler(pairs(*rows), NOTHING, neg_pool_ratio=ratio).epoch(0, 1)
         of_a = triplets.anchors == "a"
         assert low <= triplets.judged[of_a].mean() <= high
         assert not triplets.judged[(triplets.anchors == "x") | (triplets.anchors == "y")].any()
     for wrong in (-0.1, 1.1):
         with pytest.raises(CourseError, match="neg_pool_ratio"):
-            TripletMaker(pairs(*rows), NOTHING, neg_pool_ratio=wrong)
+            TripletSampler(pairs(*rows), NOTHING, neg_pool_ratio=wrong)
 
 
 def test_random_negatives_are_of_the_positive_s_category():
     categories = {"shoe1": "Shoes", "shoe2": "Shoes", "shirt1": "Shirts", "shirt2": "Shirts"}
     rows = pairs(("shirt1", "shoe1", 1), ("shirt2", "shoe2", 1))
-    triplets = TripletMaker(rows, ItemFacts(categories, {}), neg_pool_ratio=1.0).epoch(0, 1)
+    triplets = TripletSampler(rows, ItemFacts(categories, {}), neg_pool_ratio=1.0).epoch(0, 1)
     found = dict(zip(zip(triplets.anchors, triplets.positives, strict=True), triplets.negatives, strict=True))
     assert found["shirt1", "shoe1"] == "shoe2" and found["shoe2", "shirt2"] == "shirt1"
 
 
 def test_an_epoch_is_drawn_again_with_its_seed_and_covers_both_directions():
     rows = [(f"a{n}", f"b{n}", 1) for n in range(20)]
-    maker = TripletMaker(pairs(*rows), NOTHING, neg_pool_ratio=1.0)
-    first, again, later = maker.epoch(3, 1), maker.epoch(3, 1), maker.epoch(3, 2)
+    sampler = TripletSampler(pairs(*rows), NOTHING, neg_pool_ratio=1.0)
+    first, again, later = sampler.epoch(3, 1), sampler.epoch(3, 1), sampler.epoch(3, 2)
     assert first.negatives.tolist() == again.negatives.tolist() != later.negatives.tolist()
     seen = set(zip(first.anchors, first.positives, strict=True))
     assert seen == {(a, b) for a, b, _ in rows} | {(b, a) for a, b, _ in rows} and len(first) == 40
@@ -186,8 +185,8 @@ def test_sampled_negatives_stay_in_their_place_and_are_not_known_to_fit():
         negatives = found[found["label"] == 0]
         assert len(found[found["label"] == 1]) == 5
         for a, c in zip(negatives["a_id"], negatives["b_id"], strict=True):
-            (b,) = partners.fits[a] - {"none"}
-            assert place[c] == place[b] and c not in facts.variants(a, b) and c in partners.fits
+            (b,) = partners.compatible[a] - {"none"}
+            assert place[c] == place[b] and c not in facts.variants(a, b) and c in partners.compatible
         # i5, i7, i9 and i11 have each other; i1's only like is its own variant, so the level above is asked.
         in_place = negatives[negatives["a_id"].isin(["i2", "i4", "i6", "i8"])]
         assert in_place["b_id"].map(categories).tolist() == ["A"] * 4
@@ -196,17 +195,17 @@ def test_sampled_negatives_stay_in_their_place_and_are_not_known_to_fit():
 
 def test_partners_are_symmetric():
     found = Partners.of(pairs(("a", "b", 1), ("a", "c", 0)))
-    assert found.fits == {"a": {"b"}, "b": {"a"}} and found.clashes == {"a": {"c"}, "c": {"a"}}
+    assert found.compatible == {"a": {"b"}, "b": {"a"}} and found.incompatible == {"a": {"c"}, "c": {"a"}}
 
 
 def test_epochs_use_every_judged_partner():
     rows = [("a", "p", 1)] + [("a", f"n{n}", 0) for n in range(4)]
-    maker = TripletMaker(pairs(*rows), NOTHING, neg_pool_ratio=1.0)
+    sampler = TripletSampler(pairs(*rows), NOTHING, neg_pool_ratio=1.0)
     drawn = {
         negative
         for epoch in range(60)
-        for anchor, negative in zip(maker.epoch(0, epoch).anchors, maker.epoch(0, epoch).negatives, strict=True)
+        for anchor, negative in zip(sampler.epoch(0, epoch).anchors, sampler.epoch(0, epoch).negatives, strict=True)
         if anchor == "a"
     }
     assert drawn == {f"n{n}" for n in range(4)}
-    assert np.unique(maker.epoch(0, 1).judged).size <= 2
+    assert np.unique(sampler.epoch(0, 1).judged).size <= 2

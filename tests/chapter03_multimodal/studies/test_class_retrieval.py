@@ -8,14 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from chapter03_multimodal.categories.metrics import macro_f1
+from chapter03_multimodal.categories.metrics import bootstrap_macro_f1, macro_f1
 from chapter03_multimodal.retrieval_metrics import TIED, first_right_place
-from chapter03_multimodal.studies.class_retrieval import (
-    class_retrieval,
-    classification,
-    macro_f1_interval,
-    right_places,
-)
+from chapter03_multimodal.studies.class_retrieval import class_retrieval, classification, ranks_of_relevant
 from common.errors import CourseError
 
 SMALL_NUMBERS = st.integers(-2, 2)
@@ -44,10 +39,10 @@ def test_metrics_equal_sorting_one_by_one(queries, answers, query_labels, answer
         with pytest.raises(CourseError, match="no answer is of the class"):
             class_retrieval(queries, query_labels, answers, answer_labels)
         return
-    found = class_retrieval(queries, query_labels, answers, answer_labels, cutoffs=(1, 3))
+    found = class_retrieval(queries, query_labels, answers, answer_labels)
     assert found.index.tolist() == answered
     for row in answered:
-        expected = one_by_one(queries[row], query_labels[row], answers, answer_labels, (1, 3))
+        expected = one_by_one(queries[row], query_labels[row], answers, answer_labels, (1, 5, 10))
         assert found.loc[row].to_dict() == pytest.approx(expected)
 
 
@@ -62,8 +57,8 @@ def test_answers_where_they_belong_are_a_perfect_system():
 
 def test_a_model_that_says_one_thing_of_everything_scores_the_least():
     same = np.ones((6, 2), dtype=np.float32) / np.sqrt(2)
-    found = class_retrieval(same[:1], ["a"], same, list("aabbbb"), cutoffs=(1, 4, 5)).iloc[0]
-    assert found.tolist() == pytest.approx([0, 0, 1, 1 / 5, (1 / 5 + 2 / 6) / 2])
+    found = class_retrieval(same[:1], ["a"], same, list("aabbbb")).iloc[0]
+    assert found.tolist() == pytest.approx([0, 1, 1, 1 / 5, (1 / 5 + 2 / 6) / 2])
 
 
 def test_a_class_without_answers_is_no_query_but_an_answer_nobody_asks_for_distracts():
@@ -86,8 +81,8 @@ def test_a_query_with_one_right_answer_is_scored_as_among_pairs():
 def test_scores_nearer_than_rounding_are_ties():
     right = np.array([True, False])
     nearly = np.array([0.5, 0.5 - TIED / 2], dtype=np.float32)
-    assert right_places(nearly, right).tolist() == [2]
-    assert right_places(np.array([0.5, 0.5 - 4 * TIED], dtype=np.float32), right).tolist() == [1]
+    assert ranks_of_relevant(nearly, right).tolist() == [2]
+    assert ranks_of_relevant(np.array([0.5, 0.5 - 4 * TIED], dtype=np.float32), right).tolist() == [1]
 
 
 def test_what_does_not_fit_is_refused():
@@ -103,7 +98,7 @@ def test_what_does_not_fit_is_refused():
 def test_classification_counts_what_stands_first():
     rng = np.random.default_rng(1)
     scores, labels = rng.normal(size=(60, 9)), rng.integers(0, 7, 60)
-    table = classification(scores, labels, rounds=200).set_index("metric")
+    table = classification(scores, labels).set_index("metric")
     for k in (1, 5):
         inside = [label in np.argsort(-row)[:k] for row, label in zip(scores, labels, strict=True)]
         assert table.loc[f"top-{k}", "value"] == pytest.approx(np.mean(inside))
@@ -114,15 +109,15 @@ def test_classification_counts_what_stands_first():
 
 def test_a_perfect_classifier_has_ones_though_classes_are_absent():
     labels = np.repeat([0, 2, 5], 8)
-    table = classification(np.eye(8)[labels], labels, rounds=50)
+    table = classification(np.eye(8)[labels], labels)
     assert (table[["value", "ci_low", "ci_high"]] == 1).all(axis=None)
 
 
 def test_the_interval_of_macro_f1_narrows_with_more_pictures_and_is_the_same_again():
     labels, predicted = np.tile([0, 1, 2, 0], 6), np.tile([0, 1, 0, 2], 6)
-    few = macro_f1_interval(labels, predicted, seed=3, rounds=400)
-    many = macro_f1_interval(np.tile(labels, 16), np.tile(predicted, 16), seed=3, rounds=400)
-    assert few == macro_f1_interval(labels, predicted, seed=3, rounds=400)
+    few = bootstrap_macro_f1(labels, predicted, seed=3, rounds=400)
+    many = bootstrap_macro_f1(np.tile(labels, 16), np.tile(predicted, 16), seed=3, rounds=400)
+    assert few == bootstrap_macro_f1(labels, predicted, seed=3, rounds=400)
     assert few[0] < many[0] < macro_f1(labels, predicted) < many[1] < few[1]
     # The width falls with the square root of the number.
     assert 2.5 < (few[1] - few[0]) / (many[1] - many[0]) < 6

@@ -23,13 +23,12 @@ from chapter03_multimodal.studies.drawings import ASPECTS, _draw, as_codes, draw
 from chapter03_multimodal.studies.pretrain import (
     SHIFT,
     PretrainConfig,
+    augment,
     batches,
     export,
     losses,
     main,
     recall_at_1,
-    schedule,
-    shifted,
     train,
 )
 from common.pocket_shop.vocabulary import leaves
@@ -70,18 +69,6 @@ def tiny_model(seed: int = 0) -> open_clip.CLIP:
     return open_clip.CLIP(**TINY)
 
 
-@pytest.mark.parametrize(("total", "warmup"), [(1000, 0.05), (1000, 0.0), (7, 0.5), (1, 0.05), (20, 1.0)])
-def test_the_rate_rises_to_its_peak_and_falls_to_nothing(total, warmup):
-    rates = [schedule(step, total, warmup) for step in range(total)]
-    first = max(1, int(warmup * total))
-    assert rates[first - 1] == max(rates) == 1.0 and min(rates) > 0
-    assert rates[:first] == pytest.approx([(step + 1) / first for step in range(first)])
-    assert all(after < before for before, after in zip(rates[first:], rates[first + 1 :], strict=False))
-    assert schedule(total, total, warmup) == pytest.approx(0) or first == total
-    if total == 1000:
-        assert rates[-1] < 1e-4 and schedule((first + total) // 2, total, warmup) == pytest.approx(0.5, abs=0.01)
-
-
 def pictures_of_their_number(count: int, side: int = 32) -> torch.Tensor:
     """Pictures of one colour each, which tells their row."""
     return torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(count, side, side, 3).clone()
@@ -106,7 +93,7 @@ def test_a_batch_is_the_same_whatever_was_made_before_it(toy):
 
 
 def test_picture_caption_and_facts_of_a_row_belong_together(toy, monkeypatch):
-    monkeypatch.setattr(pretrain, "shifted", lambda pictures, rng: pictures)
+    monkeypatch.setattr(pretrain, "augment", lambda pictures, rng: pictures)
     things, names = draw_things(40, seed=1), {leaf.key: leaf for leaf in leaves()}
     tokenizer, seen = open_clip.SimpleTokenizer(context_length=24), []
     for make in batches(things, pictures_of_their_number(40), replace(SMALL, batch_size=13), 0):
@@ -125,7 +112,7 @@ def test_picture_caption_and_facts_of_a_row_belong_together(toy, monkeypatch):
 def test_a_shifted_picture_is_a_window_of_the_padded_one_mirrored_or_not_lighter_or_darker(toy):
     generator = np.random.default_rng(0)
     pictures = torch.from_numpy(generator.integers(20, 200, (12, 32, 32, 3), dtype=np.uint8))
-    found = shifted(pictures, np.random.default_rng(1))
+    found = augment(pictures, np.random.default_rng(1))
     assert found.shape == (12, 3, 32, 32)
     seen = set()
     for picture, moved in zip(pictures.numpy(), found.numpy(), strict=True):
@@ -143,9 +130,9 @@ def test_a_shifted_picture_is_a_window_of_the_padded_one_mirrored_or_not_lighter
         assert 0.9 <= light <= 1.1
         seen.add((down, right, mirrored))
     assert len(seen) > 8 and {mirrored for *_, mirrored in seen} == {False, True}
-    bright = shifted(torch.full((40, 32, 32, 3), 255, dtype=torch.uint8), np.random.default_rng(2))
+    bright = augment(torch.full((40, 32, 32, 3), 255, dtype=torch.uint8), np.random.default_rng(2))
     assert bright.max() == 1 and bright.min() < 0.95
-    assert torch.equal(shifted(pictures, np.random.default_rng(1)), found)
+    assert torch.equal(augment(pictures, np.random.default_rng(1)), found)
 
 
 def a_batch(rows: int = 6):

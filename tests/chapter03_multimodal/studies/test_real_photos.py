@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from chapter03_multimodal import evaluate
-from chapter03_multimodal.categories.classifier import Head
+from chapter03_multimodal.categories.head import Head
 from chapter03_multimodal.categories.metrics import macro_f1
 from chapter03_multimodal.clip import load_clip, save_clip
 from chapter03_multimodal.encoder import load_clip_encoder
-from chapter03_multimodal.outfits.compatibility import CompatibilityConfig, PairData, cross_validate
-from chapter03_multimodal.outfits.export_embeddings import ItemEmbeddings
+from chapter03_multimodal.outfits import cross_validation
+from chapter03_multimodal.outfits.compatibility import CompatibilityConfig
+from chapter03_multimodal.outfits.cross_validation import cross_validate
+from chapter03_multimodal.outfits.embeddings import ItemEmbeddings
 from chapter03_multimodal.outfits.metrics import FROZEN, Questions
+from chapter03_multimodal.outfits.pair_data import PairData
 from chapter03_multimodal.outfits.pairs import ItemFacts, clean_pairs, product_folds
 from chapter03_multimodal.prepare_data import load_multimodal_data
 from chapter03_multimodal.retrieval import FINE_TUNED, ZERO_SHOT
-from chapter03_multimodal.studies import real_photos
+from chapter03_multimodal.studies import grocery_photos, real_photos
+from chapter03_multimodal.studies.grocery_photos import grocery_pairs, linear_probe, prompt_name
 from chapter03_multimodal.studies.real_photos import (
     SCRATCH,
     RealPhotosConfig,
-    fill_in_by_fold,
-    grocery_pairs,
-    linear_probe,
     load_real_photos,
     main,
     measure_compatibility,
-    scoreboard_rows,
-    spoken_name,
     training_config,
-    with_new_weights,
+    with_random_weights,
 )
 from common.artifacts import Artifacts
 from common.atomic import write_json
 from common.catalogue import Catalogue, load_catalogue
 from common.errors import CourseError
+from common.scoreboard import COLUMNS
 from common.training_log import read_log
+from tests.chapter03_multimodal.grocery import draw, write_grocery_store
 
 CLASSES = [
     ("Green-Apple", 0, "Apple", 0, "Fruit/Apple/Green-Apple", (60, 200, 60)),
@@ -49,11 +47,6 @@ CLASSES = [
     ("Leek", 2, "Leek", 1, "Vegetables/Leek", (120, 220, 180)),
     ("Yellow-Onion", 3, "Onion", 2, "Vegetables/Onion/Yellow-Onion", (220, 200, 60)),
 ]
-BOARD = ["chapter", "system", "source", "split", "metric", "value", "ci_low", "ci_high", "n_queries", "seconds"]
-
-
-toy = runpy.run_path(str(Path(__file__).parents[1] / "grocery.py"))
-draw, write_grocery_store = toy["draw"], toy["write_grocery_store"]
 
 
 def photos(split: str, name: str) -> range:
@@ -63,23 +56,21 @@ def photos(split: str, name: str) -> range:
 
 @pytest.fixture(scope="module")
 def grocery(tmp_path_factory, tiny_clip):
-    """What `main` made of the toy shop, its config, artifacts and catalogue, and what evaluate was asked for."""
-    asked = []
+    """What `main` made of the toy shop, its config, artifacts and catalogue."""
     with pytest.MonkeyPatch.context() as patch:
         home = write_grocery_store(tmp_path_factory.mktemp("home"), CLASSES, photos)
         patch.setenv("COURSE_DATA_HOME", str(home))
         patch.setenv("COURSE_ARTIFACTS", str(tmp_path_factory.mktemp("grocery")))
-        patch.setattr(evaluate, "main", asked.append)
         config = RealPhotosConfig(encoder=str(tiny_clip), epochs=2, batch_size=12, held_out=0.3, seed=5)
         result = main(config)
         catalogue = load_catalogue("grocery_store")
-        yield result, config, Artifacts.for_catalogue(catalogue), catalogue, asked
+        yield result, config, Artifacts.for_catalogue(catalogue), catalogue
 
 
 def test_there_is_a_row_for_each_model_and_figure(grocery):
-    result, config, artifacts, catalogue, asked = grocery
+    result, *_ = grocery
     board = result.board
-    assert sorted(board.columns) == sorted(BOARD)
+    assert tuple(board.columns) == COLUMNS
     ranks = ("R@1", "R@5", "R@10", "MRR")
     metrics = [f"{way} to photo {metric}" for way in ("text", "name") for metric in (*ranks, "MAP")]
     metrics += [f"photo to {way} {metric}" for way in ("text", "iconic") for metric in ranks]
@@ -94,8 +85,6 @@ def test_there_is_a_row_for_each_model_and_figure(grocery):
     assert len(board) == 3 * len(metrics)
     assert board["value"].between(board["ci_low"], board["ci_high"]).all() and board["value"].between(0, 1).all()
     assert {*board["source"]} == {"grocery_store"} and {*board["split"]} == {"val"}
-    pd.testing.assert_frame_equal(scoreboard_rows(artifacts, catalogue), board)
-    assert [(one.catalogue, one.seed) for one in asked] == [("grocery_store", config.seed)]
 
 
 def test_a_class_without_photos_is_no_query_and_still_an_answer(grocery):
@@ -106,7 +95,7 @@ def test_a_class_without_photos_is_no_query_and_still_an_answer(grocery):
 
 
 def test_the_figures_are_those_of_plain_loops(grocery):
-    result, config, _, catalogue, _ = grocery
+    result, config, _, catalogue = grocery
     encoder = load_clip_encoder(config.encoder)
     shown = [name for name in catalogue.products["product_id"] if name.startswith("val/")]
     files = [catalogue.image_path(name) for name in shown]
@@ -142,7 +131,7 @@ def test_two_models_were_trained_and_the_start_was_not(grocery, tiny_clip):
 
 def test_nothing_is_made_twice(grocery, monkeypatch):
     result, config, artifacts, *_ = grocery
-    monkeypatch.setattr(real_photos, "Training", None)
+    monkeypatch.setattr(real_photos, "fine_tune", None)
     assert main(config).run.name == result.run.name == load_real_photos(artifacts).run.name
 
 
@@ -150,19 +139,15 @@ def test_a_training_that_was_finished_before_a_kill_is_kept(grocery, monkeypatch
     _, config, artifacts, *_ = grocery
     done = []
 
-    class Fake:
-        def __init__(self, config, work, clip, data):
-            self.work, self.clip = work, clip
+    def fine_tune(config, work, clip, data):
+        done.append(work.name)
+        if done == ["from_scratch", "fine_tuned"]:
+            raise KeyboardInterrupt
+        save_clip(clip, work / "best")
+        (work / "log.jsonl").write_text("")
+        write_json(work / "best.json", {})
 
-        def run(self):
-            done.append(self.work.name)
-            if done == ["from_scratch", "fine_tuned"]:
-                raise KeyboardInterrupt
-            save_clip(self.clip, self.work / "best")
-            (self.work / "log.jsonl").write_text("")
-            write_json(self.work / "best.json", {})
-
-    monkeypatch.setattr(real_photos, "Training", Fake)
+    monkeypatch.setattr(real_photos, "fine_tune", fine_tune)
     config = replace(config, seed=1)
     with pytest.raises(KeyboardInterrupt):
         main(config)
@@ -175,7 +160,7 @@ def test_a_training_that_was_finished_before_a_kill_is_kept(grocery, monkeypatch
 
 
 def test_choices_are_made_on_training_photos(grocery):
-    result, config, artifacts, catalogue, _ = grocery
+    result, config, artifacts, catalogue = grocery
     data = load_multimodal_data(artifacts, catalogue)
     pairs = grocery_pairs(data, config.held_out, config.seed)
     pd.testing.assert_frame_equal(pairs, pd.read_parquet(result.run.path / "pairs.parquet"), check_dtype=False)
@@ -202,13 +187,13 @@ def test_choices_are_made_on_training_photos(grocery):
     ],
 )
 def test_a_fine_class_is_spoken_with_its_coarse_one(path, name):
-    assert spoken_name(path) == name
+    assert prompt_name(path) == name
 
 
 def test_new_weights_are_other_weights_of_the_same_model(tiny_clip, tmp_path):
     start = load_clip(tiny_clip)
     before = torch.random.get_rng_state()
-    fresh = [with_new_weights(start, tmp_path / f"{n}", seed) for n, seed in enumerate((1, 1, 2))]
+    fresh = [with_random_weights(start, tmp_path / f"{n}", seed) for n, seed in enumerate((1, 1, 2))]
     assert torch.equal(torch.random.get_rng_state(), before)
     assert fresh[0].digest == fresh[1].digest != fresh[2].digest
     assert all(clip.config == start.config and clip.digest != start.digest for clip in fresh)
@@ -240,7 +225,7 @@ def test_the_weight_decay_of_a_probe_is_chosen_on_held_out_pictures(monkeypatch)
             head.layers.bias.zero_()
         return tried.setdefault(fitting.weight_decay, head)
 
-    monkeypatch.setattr(real_photos, "fit", fit)
+    monkeypatch.setattr(grocery_photos, "fit", fit)
     labels, held = np.array([0, 1] * 3), np.array([0, 1] * 2)
     vectors = np.eye(2, dtype=np.float32)
     chosen = linear_probe(vectors[labels], labels, vectors[held], held)
@@ -281,59 +266,38 @@ def test_a_head_learns_what_cosines_get_wrong():
     assert (frozen < 0.2).all() and (head > 0.9).all()
 
 
-def test_blanks_are_filled_by_heads_that_never_saw_the_products(monkeypatch):
-    data, asked, known = opposites(), [], {}
-    train, draw_questions = real_photos.train_head, real_photos.draw_questions
+def test_blanks_are_filled_by_the_heads_of_the_cross_validation_that_never_saw_the_products(monkeypatch):
+    data, asked, known = opposites(), [], []
+    train, draw_questions = cross_validation.train_head, cross_validation.draw_questions
 
     def trained(embeddings, pairs, *rest):
-        known[len(asked) - 1] = {*pairs["a_id"], *pairs["b_id"]}
+        known.append({*pairs["a_id"], *pairs["b_id"]})
         return train(embeddings, pairs, *rest)
 
     def drawn(*arguments, **options):
         asked.append(draw_questions(*arguments, **options).table)
         return Questions(asked[-1], 0)
 
-    monkeypatch.setattr(real_photos, "train_head", trained)
-    monkeypatch.setattr(real_photos, "draw_questions", drawn)
-    answers = fill_in_by_fold(data, replace(SMALL, epochs=1), folds=4)
+    monkeypatch.setattr(cross_validation, "train_head", trained)
+    monkeypatch.setattr(cross_validation, "draw_questions", drawn)
+    answers = cross_validate(data, replace(SMALL, epochs=1), folds=4).answers
     fold_of = product_folds(data.embeddings.ids, data.facts, 4, SMALL.seed)
-    assert len(asked) == 4 and list(known) == [fold for fold in range(4) if len(asked[fold])] and len(known) > 1
-    for fold, seen in known.items():
-        named = {item for column in ("context", "choices") for items in asked[fold][column] for item in items}
-        assert {fold_of[item] for item in named} == {fold} and not named & seen
+    assert len(asked) == len(known) == 4 and sum(len(table) > 0 for table in asked) > 1
+    for fold, (table, seen) in enumerate(zip(asked, known, strict=True)):
+        named = {item for column in ("context", "choices") for items in table[column] for item in items}
+        assert {fold_of[item] for item in named} <= {fold} and not named & seen
     assert len(answers) == sum(map(len, asked))
     assert answers[[FROZEN, "head"]].isin([0, 1 / 4, 1 / 3, 1 / 2, 1]).all(axis=None)
 
 
-def test_the_heads_that_fill_in_are_those_of_the_cross_validation(monkeypatch):
-    data, heads = opposites(), {"cross_validate": [], "fill_in": []}
-    train = real_photos.train_head
-
-    def spy(name):
-        def trained(*arguments, **options):
-            heads[name].append(train(*arguments, **options))
-            return heads[name][-1]
-
-        return trained
-
-    monkeypatch.setattr("chapter03_multimodal.outfits.compatibility.train_head", spy("cross_validate"))
-    monkeypatch.setattr(real_photos, "train_head", spy("fill_in"))
-    config = replace(SMALL, epochs=1)
-    cross_validate(data, config, folds=3, rounds=10)
-    fill_in_by_fold(data, config, folds=3)
-    for one, other in zip(heads["cross_validate"], heads["fill_in"], strict=True):
-        assert all(torch.equal(weights, other.state_dict()[name]) for name, weights in one.state_dict().items())
-
-
-def test_too_few_products_of_a_fold_to_ask_about_are_an_error():
-    data = opposites()
-    alone = clean_pairs(data.pairs.iloc[:2], data.embeddings.ids, {})
+def test_too_few_products_of_a_fold_to_ask_about_are_an_error(monkeypatch):
+    monkeypatch.setattr(cross_validation, "draw_questions", lambda *_, **__: Questions(pd.DataFrame(), 0))
     with pytest.raises(CourseError, match="use fewer folds"):
-        fill_in_by_fold(replace(data, table=alone), SMALL, folds=40)
+        measure_compatibility(opposites(), replace(SMALL, epochs=1), folds=2)
 
 
 def test_luma_has_rows_of_both_systems(tmp_path, tiny_clip, artifacts_root, monkeypatch):
-    asked, items = [], [f"p{n:02d}" for n in range(40)]
+    items = [f"p{n:02d}" for n in range(40)]
     for number, item in enumerate(items):
         draw(tmp_path / f"{item}.png", (40, 90, 200) if number % 2 else (200, 90, 40), number)
     products = pd.DataFrame({"product_id": items, "title": items, "category_path": "Men > Tops"})
@@ -342,17 +306,15 @@ def test_luma_has_rows_of_both_systems(tmp_path, tiny_clip, artifacts_root, monk
     pairs = pd.DataFrame(rows, columns=["a_id", "b_id", "label", "outfit_id"])
     shop = Catalogue.from_tables("luma", products=products, images=images, pairs=pairs, folder=tmp_path)
     folder = shop.save(tmp_path / "saved").folder
-    monkeypatch.setattr(evaluate, "main", asked.append)
     small = replace(SMALL, epochs=2)
     monkeypatch.setattr(real_photos, "CompatibilityConfig", lambda **facts: replace(small, **facts))
     result = main(RealPhotosConfig(catalogue=str(folder), encoder=str(tiny_clip)))
-    assert sorted(result.board.columns) == sorted(BOARD)
+    assert tuple(result.board.columns) == COLUMNS
     assert result.board.groupby("system").size().to_dict() == {
         "compatibility, frozen encoder": 3,
         "compatibility, head": 3,
     }
     assert {*result.board["source"]} == {"luma"} and {*result.board["split"]} == {"cross-validated"}
-    assert [one.catalogue for one in asked] == [str(folder)]
     monkeypatch.setattr(real_photos, "measure_compatibility", None)
     again = main(RealPhotosConfig(catalogue=str(folder), encoder=str(tiny_clip)))
     assert again.run.name == result.run.name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapter03_multimodal import evaluate
-from chapter03_multimodal.categories.classifier import Examples, Fitting, Trial
+from chapter03_multimodal.categories import head
+from chapter03_multimodal.categories.examples import Examples
+from chapter03_multimodal.categories.head import HeadTraining, Trial
 from chapter03_multimodal.categories.long_tail import ADJUSTED, GRIDS, INVERSE, PLAIN, Technique
 from chapter03_multimodal.categories.metrics import bootstrap_macro_f1, compare_over_draws, macro_f1
-from chapter03_multimodal.studies import thinned_tails as longer_tails
+from chapter03_multimodal.studies import thinned_tails
 from chapter03_multimodal.studies.thinned_tails import (
-    LongerTailsConfig,
+    ThinnedTailsConfig,
     choose_both,
-    load_longer_tails,
+    load_thinned_tails,
     main,
     measure_draw,
-    scoreboard_rows,
     split_photos,
     tail_profile,
     thinned,
@@ -33,7 +32,8 @@ from chapter03_multimodal.studies.thinned_tails import (
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue, load_catalogue
 from common.errors import CourseError
-from course.scoreboard import COLUMNS
+from common.scoreboard import COLUMNS
+from tests.chapter03_multimodal.grocery import draw, write_grocery_store
 
 CLASSES = [
     ("Apple", 0, "Apple", 0, "Fruit/Apple", (60, 200, 60)),
@@ -41,12 +41,7 @@ CLASSES = [
     ("Leek", 2, "Leek", 2, "Vegetables/Leek", (90, 90, 220)),
 ]
 PHOTOS = {"Apple": 24, "Lime": 18, "Leek": 14}
-QUICK = Fitting(hidden=8, epochs=3, batch_size=16)
-EVALUATE = evaluate.main  # the fixture puts another in its place
-
-
-toy = runpy.run_path(str(Path(__file__).parents[1] / "grocery.py"))
-draw = toy["draw"]
+QUICK = HeadTraining(hidden=8, epochs=3, batch_size=16)
 
 
 def grocery_home(home: Path, photos: dict[str, int]) -> Path:
@@ -58,22 +53,20 @@ def grocery_home(home: Path, photos: dict[str, int]) -> Path:
             return [0]
         return [0 if name == "Apple" and number < 6 else number for number in range(photos[name])]
 
-    return toy["write_grocery_store"](home, CLASSES, drawn)
+    return write_grocery_store(home, CLASSES, drawn)
 
 
 @pytest.fixture(scope="module")
 def grocery(tmp_path_factory, tiny_clip):
-    """What `main` made of the toy shop, its config, artifacts and catalogue, and what evaluate was asked for."""
-    asked = []
+    """What `main` made of the toy shop, its config, artifacts and catalogue."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COURSE_DATA_HOME", str(grocery_home(tmp_path_factory.mktemp("home"), PHOTOS)))
         patch.setenv("COURSE_ARTIFACTS", str(tmp_path_factory.mktemp("grocery")))
-        patch.setattr(evaluate, "main", asked.append)
         small = {"heads": ("linear",), "techniques": (INVERSE, ADJUSTED), "weight_decays": (1.0,), "fitting": QUICK}
-        config = LongerTailsConfig(encoder=str(tiny_clip), ratios=(1, 8), draws=2, seed=3, **small)
+        config = ThinnedTailsConfig(encoder=str(tiny_clip), ratios=(1, 8), draws=2, seed=3, **small)
         result = main(config)
         catalogue = load_catalogue("grocery_store")
-        yield result, config, Artifacts.for_catalogue(catalogue), catalogue, asked
+        yield result, config, Artifacts.for_catalogue(catalogue), catalogue
 
 
 def examples(seed: int = 0) -> Examples:
@@ -144,30 +137,30 @@ def test_the_photos_are_training_photos_and_the_same_ones_stay_together(grocery)
     assert alike.sum() == 6 and photos["bound"].equals(alike)
     assert photos.loc[alike, "split"].nunique() == 1
     names = photos.loc[alike, ["product_id"]]
-    assert longer_tails.split_by_group(names, longer_tails.SHARES, 3).nunique() > 1  # they would have been parted
+    assert thinned_tails.split_by_group(names, thinned_tails.SHARES, 3).nunique() > 1  # they would have been parted
 
 
 def test_the_split_is_drawn_with_the_seed_alone(grocery):
     result, config, *_ = grocery
-    data = longer_tails.prepare_data(longer_tails.PrepareDataConfig(catalogue="grocery_store"))
+    data = thinned_tails.prepare_data(thinned_tails.PrepareDataConfig(catalogue="grocery_store"))
     pd.testing.assert_frame_equal(split_photos(data, config.seed), result.photos, check_dtype=False)
     assert not split_photos(data, config.seed + 1)["split"].equals(result.photos["split"])
 
 
 def test_the_photos_to_choose_and_measure_on_are_the_same_for_every_ratio_and_draw(grocery, monkeypatch):
-    shop, fit, trained_on, held_out = examples(), longer_tails.fit, set(), set()
+    shop, fit, trained_on, held_out = examples(), head.fit, set(), set()
 
     def spy(vectors, labels, val_vectors, val_labels, *rest):
         trained_on.add(len(labels))
         held_out.add((val_vectors.tobytes(), val_labels.tobytes()))
         return fit(vectors, labels, val_vectors, val_labels, *rest)
 
-    monkeypatch.setattr(longer_tails, "fit", spy)
+    monkeypatch.setattr(head, "fit", spy)
     found = [measure_draw(shop, ratio, number, grocery[1], advance) for ratio in (1, 10) for number in (0, 1)]
-    assert len(trained_on) == 2 and held_out == {tuple(array.tobytes() for array in shop.part("val"))}
+    assert len(trained_on) == 2 and held_out == {tuple(array.tobytes() for array in shop.of_split("val"))}
     for one in found:
         for row in one["rows"]:
-            assert row["test top-1"] == (np.array(one[row["classifier"]]) == shop.part("test")[1]).mean()
+            assert row["test top-1"] == (np.array(one[row["classifier"]]) == shop.of_split("test")[1]).mean()
 
 
 # the choice
@@ -196,7 +189,7 @@ def test_nothing_is_gained_where_only_plain_is_offered(grocery):
     plain, chosen = found["rows"]
     assert plain | {"classifier": "chosen"} == chosen
     guesses = np.array([found["plain"]])
-    table = compare_over_draws(examples().part("test")[1], guesses, guesses, rounds=20)
+    table = compare_over_draws(examples().of_split("test")[1], guesses, guesses, rounds=20)
     assert (table[["difference", "ci_low", "ci_high"]] == 0).all(axis=None)
 
 
@@ -214,13 +207,13 @@ def test_labels_of_test_decide_nothing(grocery):
 
 def test_every_technique_has_the_same_grid(grocery, monkeypatch):
     config = replace(grocery[1], heads=("linear", "mlp"), techniques=tuple(GRIDS), weight_decays=(0.3, 1.0, 3.0))
-    tried, fit = [], longer_tails.fit
+    tried, fit = [], head.fit
 
-    def spy(vectors, labels, val_vectors, val_labels, technique, head, fitting, seed):
-        tried.append((technique, head, fitting.weight_decay, seed))
-        return fit(vectors, labels, val_vectors, val_labels, technique, head, replace(fitting, epochs=1), seed)
+    def spy(vectors, labels, val_vectors, val_labels, technique, kind, fitting, seed):
+        tried.append((technique, kind, fitting.weight_decay, seed))
+        return fit(vectors, labels, val_vectors, val_labels, technique, kind, replace(fitting, epochs=1), seed)
 
-    monkeypatch.setattr(longer_tails, "fit", spy)
+    monkeypatch.setattr(head, "fit", spy)
     measure_draw(examples(), 10, 1, config, advance)
     assert len({*tried}) == len(tried) == 13 * 2 * 3 and {seed for *_, seed in tried} == {config.seed + 1}
     assert {*Counter(technique for technique, *_ in tried).values()} == {6}
@@ -268,9 +261,9 @@ def test_one_draw_has_the_interval_of_two_classifiers():
 
 
 def test_there_is_a_row_for_each_ratio_classifier_and_metric(grocery):
-    result, config, artifacts, catalogue, asked = grocery
+    result, *_ = grocery
     board = result.board
-    assert sorted(board.columns) == sorted(COLUMNS) and not board.duplicated(["system", "metric"]).any()
+    assert tuple(board.columns) == COLUMNS and not board.duplicated(["system", "metric"]).any()
     names = [f"classifier on {photos}, " for photos in ("all photos", "photos thinned to 1:8")]
     expected = {(f"{name}plain cross-entropy", f"fine {metric}") for name in names for metric in ("macro-F1", "top-1")}
     for kind in ("fine", "gain in fine"):
@@ -283,8 +276,6 @@ def test_there_is_a_row_for_each_ratio_classifier_and_metric(grocery):
     plain, chosen = (f"{names[1]}{kind}" for kind in ("plain cross-entropy", "chosen technique"))
     gain = values[chosen, "fine macro-F1"] - values[plain, "fine macro-F1"]
     assert values[chosen, "gain in fine macro-F1"] == pytest.approx(gain)
-    pd.testing.assert_frame_equal(scoreboard_rows(artifacts, catalogue), board)
-    assert [(one.catalogue, one.seed) for one in asked] == [("grocery_store", config.seed)]
 
 
 def test_the_figures_are_means_over_the_draws(grocery):
@@ -302,14 +293,14 @@ def test_the_figures_are_means_over_the_draws(grocery):
 
 def test_nothing_is_made_twice(grocery, monkeypatch):
     result, config, artifacts, *_ = grocery
-    monkeypatch.setattr(longer_tails, "measure_draw", None)
-    assert main(config).run.name == result.run.name == load_longer_tails(artifacts).run.name
+    monkeypatch.setattr(thinned_tails, "measure_draw", None)
+    assert main(config).run.name == result.run.name == load_thinned_tails(artifacts).run.name
 
 
 def test_draws_that_were_finished_before_a_kill_are_kept(grocery, tmp_path, monkeypatch):
-    _, config, _, catalogue, _ = grocery
+    _, config, _, catalogue = grocery
     monkeypatch.setenv("COURSE_ARTIFACTS", str(tmp_path))
-    measure, done = longer_tails.measure_draw, []
+    measure, done = thinned_tails.measure_draw, []
 
     def killed(examples, ratio, draw, *rest):
         done.append((ratio, draw))
@@ -317,7 +308,7 @@ def test_draws_that_were_finished_before_a_kill_are_kept(grocery, tmp_path, monk
             raise KeyboardInterrupt
         return measure(examples, ratio, draw, *rest)
 
-    monkeypatch.setattr(longer_tails, "measure_draw", killed)
+    monkeypatch.setattr(thinned_tails, "measure_draw", killed)
     with pytest.raises(KeyboardInterrupt):
         main(config)
     unfinished = Artifacts.for_catalogue(catalogue).folder / "chapter03_multimodal" / "unfinished"
@@ -331,15 +322,9 @@ def test_draws_that_were_finished_before_a_kill_are_kept(grocery, tmp_path, monk
 def test_other_settings_begin_anew(grocery, tmp_path, monkeypatch):
     _, config, *_ = grocery
     monkeypatch.setenv("COURSE_ARTIFACTS", str(tmp_path))
-    first, measure, done = main(config), longer_tails.measure_draw, []
-    monkeypatch.setattr(longer_tails, "measure_draw", lambda *given: (done.append(given[1:3]), measure(*given))[1])
+    first, measure, done = main(config), thinned_tails.measure_draw, []
+    monkeypatch.setattr(thinned_tails, "measure_draw", lambda *given: (done.append(given[1:3]), measure(*given))[1])
     assert main(replace(config, seed=config.seed + 1)).run.name != first.run.name and len(done) == 4
-
-
-def test_evaluate_puts_the_rows_on_the_board(grocery):
-    result, *_ = grocery
-    board = EVALUATE(evaluate.EvaluateConfig(catalogue="grocery_store")).scoreboard
-    pd.testing.assert_frame_equal(board[result.board.columns], result.board)
 
 
 def test_other_shops_are_refused(tmp_path):
@@ -348,7 +333,7 @@ def test_other_shops_are_refused(tmp_path):
     images = pd.DataFrame({"product_id": ["p1"], "path": ["p1.png"]})
     toy = Catalogue.from_tables("toy", products=products, images=images, folder=tmp_path).save(tmp_path / "saved")
     with pytest.raises(CourseError, match="grocery_store alone, not on toy"):
-        main(LongerTailsConfig(catalogue=str(toy.folder)))
+        main(ThinnedTailsConfig(catalogue=str(toy.folder)))
 
 
 @pytest.mark.parametrize("change", [{"draws": 0}, {"ratios": ()}])
@@ -360,10 +345,10 @@ def test_no_draw_and_no_ratio_are_refused(grocery, change):
 def test_too_few_photos_of_a_class_are_an_error(tmp_path, tiny_clip, artifacts_root, monkeypatch):
     monkeypatch.setenv("COURSE_DATA_HOME", str(grocery_home(tmp_path, PHOTOS | {"Leek": 2})))
     with pytest.raises(CourseError, match="Vegetables > Leek has 2"):
-        main(LongerTailsConfig(encoder=str(tiny_clip)))
+        main(ThinnedTailsConfig(encoder=str(tiny_clip)))
 
 
 def test_an_empty_split_is_an_error(grocery, monkeypatch):
-    monkeypatch.setattr(longer_tails, "SHARES", {"train": 0.5, "val": 0.5, "test": 0.0})
+    monkeypatch.setattr(thinned_tails, "SHARES", {"train": 0.5, "val": 0.5, "test": 0.0})
     with pytest.raises(CourseError, match="no picture of the test split"):
         main(replace(grocery[1], slack=0.1))
