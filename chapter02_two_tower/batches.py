@@ -48,7 +48,7 @@ class BatchMaker:
     """Make the batches of an epoch; the same arguments and epoch give the same batches in every process.
 
     positives: `query_id, product_id, weight`. negatives: query id -> products to draw from. relevant: query id -> all
-    products known to be relevant to it, in whatever split or stage. pairs: positives an epoch; the next epoch continues
+    products known to be relevant to it, in any split or stage. pairs: positives an epoch; the next epoch continues
     with the next pair of every query. typo_share: share of the queries that get a typing error. together: size of a
     group of similar queries; 1 groups none. similar: for each query other ones, the most similar first.
 

@@ -138,17 +138,17 @@ def earlier_scores(
     and (where there are folds) seed.
     """
     found = load_evaluation(artifacts, chapter)
-    said = found.run.manifest["config"]
-    asked = {"split": config.split, "gains": config.gains}
+    earlier = found.run.manifest["config"]
+    wanted = {"split": config.split, "gains": config.gains}
     if config.split == "val":
-        asked["seed"] = config.seed
-    faults = [f"{name} is {said[name]}, not {value}" for name, value in asked.items() if said[name] != value]
+        wanted["seed"] = config.seed
+    faults = [f"{name} is {earlier[name]}, not {value}" for name, value in wanted.items() if earlier[name] != value]
     if found.run.manifest["inputs"]["reindex"] != artifacts.current(chapter, "reindex").name:
         faults.append("its indices were built anew since")
     if any(scores.index.tolist() != queries["query_id"].tolist() for scores in found.per_query.values()):
         faults.append("it is of other queries")
     if faults:
-        flags = " ".join(f"--{name} {value}" for name, value in asked.items())
+        flags = " ".join(f"--{name} {value}" for name, value in wanted.items())
         raise CourseError(
             f"the evaluation of {chapter} cannot be compared with: {'; '.join(faults)}.\n"
             f"Make it anew with: python -m {chapter}.{STEP} --catalogue {config.catalogue} {flags}"
@@ -165,9 +165,9 @@ def add_judged_only(
     """Add the column `JUDGED_ONLY` to the tables of all systems, unless the catalogue knows the full truth."""
     if len(catalogue.truth):
         return dict(per_query)
-    asked = {"metrics": [HEADLINE], "gains": gains, "judged_only": True}
+    options = {"metrics": [HEADLINE], "gains": gains, "judged_only": True}
     condensed = {
-        name: evaluate(hits[name], scores.index.tolist(), catalogue.judgements, **asked)[HEADLINE]
+        name: evaluate(hits[name], scores.index.tolist(), catalogue.judgements, **options)[HEADLINE]
         for name, scores in per_query.items()
     }
     return {name: scores.assign(**{JUDGED_ONLY: condensed[name]}) for name, scores in per_query.items()}

@@ -63,7 +63,7 @@ def _judged(catalogue: Catalogue, split: str, texts: Mapping[str, str]) -> pd.Da
 
 
 def _trainable(judged: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
-    """Leave out training queries whose words stand in another split too, or that have no relevant product."""
+    """Leave out training queries whose words occur in another split too, or that have no relevant product."""
     outside = catalogue.queries[catalogue.queries["split"] != "train"]["query"]
     leaked = judged["query"].map(query_key).isin(set(outside.map(query_key)))
     answered = judged["query_id"].isin(judged[judged["grade"] >= RELEVANT_GRADE]["query_id"])
@@ -79,7 +79,7 @@ def _trainable(judged: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
 def _made_up(
     catalogue: Catalogue, texts: Mapping[str, str], count: int, keyword: Searcher, weak_labels: int, seed: int
 ) -> pd.DataFrame:
-    """Make examples from the catalogue itself; none has the words of a query of the catalogue, of whatever split.
+    """Make examples from the catalogue itself; none has the words of a query of the catalogue, of any split.
 
     A short query fits more products than the one it was made from. Keyword search finds some of them. It is a weak
     teacher, and the only one that a shop without judges has (Dehghani et al. 2017, "Neural Ranking Models with Weak

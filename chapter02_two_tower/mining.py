@@ -54,8 +54,8 @@ def mine(
 ) -> Mined:
     """Take for each query the `top` products by inner product, leave out what may be relevant, keep the first `keep`.
 
-    queries: float32 [Q, D]. products: float32 [P, D]. relevant: query id -> products known to be relevant, of whatever
-        grade; its positives count as such in any case. positives: query id -> the products that the margins are
+    queries: float32 [Q, D]. products: float32 [P, D]. relevant: query id -> products known to be relevant, of any
+        grade; its positives always count as such. positives: query id -> the products that the margins are
         measured from.
     absolute_margin: leave out products that score above positive - margin. relative_margin: leave out products that
         score above positive - |positive| * margin. None switches a margin off.

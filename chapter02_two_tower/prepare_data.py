@@ -5,7 +5,7 @@ it uses queries made from the catalogue itself, see `chapter02_two_tower.spans`.
 nor a training query with the same words.
 
 The table `hard_negatives` shows what chapter 1's index gives. Training does not read it: it mines anew, with its own
-model, at the start of stage 2 (of stage 3 too, if that is given negatives), and adds the judged negatives of these
+model, at the start of stage 2 (and of stage 3, if it has negatives), and adds the judged negatives of these
 tables.
 
 `python -m chapter02_two_tower.prepare_data --catalogue pocket_shop`
@@ -89,7 +89,7 @@ class PrepareConfig:
     weak_labels: int = 5
     """First results of keyword search for a made-up query that become positives beside its own product."""
     notes: bool = True
-    """Learn from other names and uses that stand in the product texts (`chapter02_two_tower.notes`)."""
+    """Learn from other names and uses in the product texts (`chapter02_two_tower.notes`)."""
     seed: int = 0
     """Seed of the held-out queries, the random negatives, and the queries made from the catalogue."""
 

@@ -1,4 +1,4 @@
-"""Compare queries by their words, whatever their order and number."""
+"""Compare queries by their words, in any order and number."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 def query_key(query: str) -> tuple[str, ...]:
-    """Return the words of a query, without plural endings and in alphabetical order: equal for equal meanings."""
+    """Return the words of a query, without plural endings, in alphabetical order: equal for wordings of one query."""
     return tuple(sorted(_singular(word) for word in WORD.findall(normalise_query(query))))
 
 

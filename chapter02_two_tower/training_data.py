@@ -43,7 +43,7 @@ class TrainingData:
     hard_negatives: products that chapter 1's index gives for the training queries, for comparison; with `rank` (1 is
         the encoder's best) and `score` besides. A product that was judged irrelevant *and* was found is in both tables.
         Training does not read this table: it mines anew with its own model at the start of stage 2 (and of stage 3, if
-        that is given negatives), and adds the judged negatives of training_pairs.
+        it has negatives), and adds the judged negatives of training_pairs.
     run: holds the tables; None while they are being made.
     notes: `query_id, query, product_id, text_id, product_text`, queries from the products' own texts, see
         `chapter02_two_tower.notes`; positives of stage 1. text_id names the product's text without the note.

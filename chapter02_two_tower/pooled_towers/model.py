@@ -69,7 +69,7 @@ class GRUTower(nn.Module):
     def forward(self, tokens: Tokens) -> torch.Tensor:
         """Return the vectors of B texts, float32 [B, D], each of length 1."""
         padded, mask = pad(tokens, 0)
-        # A token stands in many texts of a batch, and is projected once.
+        # A token occurs in many texts of a batch, and is projected once.
         distinct, places = torch.from_numpy(padded).to(self.table.device).unique(return_inverse=True)
         # Pretrained rows are short; a recurrent unit starts to move with inputs of about 1.
         projected = self.projection(layer_norm(self.table[distinct], self.table.shape[1:]))
