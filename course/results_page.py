@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from common.scoreboard import COLUMNS
 from course import bench
 from course.result_files import MADE_BY, read_rows
 from course.results_chart import in_words, interval_chart
+from course.results_sources import SEARCH, SOURCES, Source, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,116 +42,6 @@ MAY_BE_EMPTY = ("ci_low", "ci_high", "seconds")
 SCORED = ("chapter", "system", "split", "metric")
 LESS_IS_BETTER = ("GB", "MB", "ms", "s", "seconds")
 """First words of units of which less is better."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One table: the title says what was asked; `metrics` are its columns, named as in the CSV."""
-
-    title: str
-    metrics: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Source:
-    """One section: the results on one source of products."""
-
-    title: str
-    about: str
-    tasks: tuple[Task, ...]
-
-
-SEARCH = Task("Search", ("nDCG@10", "R@10", "R@100", "MRR"))
-SOURCES = {
-    "pocket_shop": Source(
-        "The pocket shop",
-        "The course's own shop: 4,500 generated products, seven kinds of queries, and the true grade of every "
-        "query-product pair, so that no figure depends on what was judged.",
-        (
-            SEARCH,
-            Task(
-                "From text to picture and back",
-                ("text to image R@1", "text to image R@10", "image to text R@1", "image to text R@10"),
-            ),
-            Task(
-                "The category of a picture",
-                ("category top-1", "category top-5", "category tail recall", "category macro-F1"),
-            ),
-            Task("Which products go together (AUC), and which fills the gap of an outfit (FITB)", ("AUC", "FITB")),
-            Task(
-                "The category path of a product, of its own list and of all paths",
-                (
-                    "category, listed Acc@1",
-                    "category, listed MRR",
-                    "category, taxonomy Acc@1",
-                    "category, taxonomy macro R@1",
-                ),
-            ),
-        ),
-    ),
-    "chorus_icecat": Source(
-        "Chorus/Icecat",
-        "19,406 real electronics products, 68 development queries with human grades; weights are cross-validated over "
-        "these queries, and no model was trained on their grades.",
-        (
-            SEARCH,
-            Task("How much of what is shown was judged, and nDCG without the rest (`*`)", ("Judged@10", "nDCG@10*")),
-        ),
-    ),
-    "grocery_store": Source(
-        "Grocery Store",
-        "Real photos taken in shops, 81 classes. The CLIP is the small one that comes with the course.",
-        (
-            Task(
-                "Photos of a class, found by its description (text) and by its name",
-                ("text to photo R@1", "text to photo R@10", "name to photo R@1", "name to photo R@10"),
-            ),
-            Task(
-                "From a photo to its class's description, and to its catalogue picture",
-                ("photo to text R@1", "photo to text R@10", "photo to iconic R@1", "photo to iconic R@10"),
-            ),
-            Task(
-                "The class of a photo",
-                (
-                    "fine top-1 (prompts)",
-                    "fine top-1 (linear probe)",
-                    "fine macro-F1 (linear probe)",
-                    "coarse top-1 (linear probe)",
-                ),
-            ),
-            Task(
-                "The class of a photo, where rare classes are made rarer: held-out photos of shops that training knows",
-                ("fine macro-F1", "gain in fine macro-F1", "fine top-1", "gain in fine top-1"),
-            ),
-        ),
-    ),
-    "luma": Source(
-        "Luma",
-        "Magento's sample shop: its merchants' links between products.",
-        (
-            Task(
-                "Which products go together (AUC), and which fills the gap (FITB)",
-                ("AUC", "AUC, one or both unseen", "FITB"),
-            ),
-        ),
-    ),
-    "abo": Source(
-        "Amazon Berkeley Objects",
-        "Real product titles in English; the category path is found among 1,592.",
-        (
-            Task("The category path of a title", ("R@1", "R@10", "MRR", "macro R@1")),
-            Task(
-                "The same of products that share no title, photo or item with training",
-                ("new products R@1", "new products R@10", "new products MRR"),
-            ),
-        ),
-    ),
-    "shopify_taxonomy": Source(
-        "Shopify's taxonomy",
-        "Google's path for a path of Shopify's, among 5,456; whole parents are held out of training.",
-        (Task("The path on the other side", ("R@1", "R@10", "MRR", "macro R@1")),),
-    ),
-}
 
 OPENING = """\
 # Measured results
@@ -177,8 +67,7 @@ public schema, or with models of random weights:
 - `abo`: the pictures. The texts are the real ones.
 - `esci`: all of it but 16 real judged rows.
 - `wands`, `ms_marco`, `shopify_catalogue`: all of it.
-- Chapter 1: the hub's cross-encoder (profile `full`), and Flan-T5 for query expansion (used by no step), by tiny models
-  with random weights.
+- Chapter 1: the hub's cross-encoder (profile `full`), by a tiny model with random weights.
 - Profile `full`, chapter 3: a large CLIP, by ViT-B-32 with random weights: saved to and loaded from a folder, embedded,
   fine-tuned for two steps, indexed, searched.
 - Profile `full`, chapter 4: SigLIP2 and BGE with their public weights. Their real sizes train, stop, resume and export
@@ -239,7 +128,7 @@ def read_scores(path: Path) -> pd.DataFrame:
         if shown.isdisjoint(group["metric"]):
             raise CourseError(
                 f"{path}: column 'metric' has nothing of {system!r} ({chapter}) that the page shows; name one of its "
-                "metrics in SOURCES of course/results_page.py"
+                "metrics in SOURCES of course/results_sources.py"
             )
     return rows
 

@@ -1,9 +1,9 @@
-"""Queries a second: our `evaluate` beside bare `ir_measures`, on the same hits and judgements in one run.
+"""Measure queries a second of our `evaluate` beside bare `ir_measures`, on the same hits and judgements in one run.
 
-Ours breaks ties and checks what it is given; the peer is `ir_measures.calc` on dictionaries built in the plain way.
-Both compute the same metrics, turn by turn, so that whatever else the machine does hits both. Ours does more, and may
-take 1.3 times as long: a ratio of 0.77. `METRICS` are measured with and without Judged@k, which `evaluate` counts by
-itself, because `ir_measures` sorts every list anew for it: what that saves must not hide what the rest costs.
+Ours breaks ties and checks its input; the peer is `ir_measures.calc` on dictionaries built in the plain way. Both
+compute the same metrics in turn, so that other load on the machine affects both. Ours does more, and may take 1.3 times
+as long: a ratio of 0.77. `METRICS` are measured with and without Judged@k: `evaluate` counts it by itself, because
+`ir_measures` sorts every list again for it, and that saving must not hide the cost of the rest.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from common.search import Hits
 QUERIES, HITS, ROUNDS = 22_000, 100, 5
 PRODUCTS = 100_000
 JUDGED_AMONG_HITS, JUDGED_BESIDE = 5, 5
-"""Every so many-th hit is judged, and so many products that were not found."""
+"""Every fifth hit is judged, and five products that were not found."""
 STEP = 977
-"""Between the numbers of two neighbouring hits: prime to `PRODUCTS`, so that no product is found twice."""
+"""Difference of the numbers of two neighbouring hits: coprime to `PRODUCTS`, so that no product is found twice."""
 
 Case = tuple[Hits, list[str], pd.DataFrame]
 """Hits, the ids of their queries, judgements."""
 
 
 def main(queries: int = QUERIES, hits: int = HITS, rounds: int = ROUNDS) -> list[dict[str, Any]]:
-    """Measure on `queries` made-up queries with as many hits each, `rounds` times.
+    """Measure on `queries` made-up queries with `hits` hits each, `rounds` times.
 
     Returns two rows, of `METRICS` and of those but Judged@k: name, ours, peer, unit, our_value and peer_value (queries
     a second, medians over the rounds), ratio (median of the rounds' ratios), difference (the largest between our mean
@@ -53,7 +53,7 @@ def _row(name: str, metrics: Sequence[str], case: Case, rounds: int) -> dict[str
     def peer(*case: Any) -> np.ndarray:
         return bare(*case, metrics)
 
-    for warm_up in (ours, peer):  # whoever came first would pay for the imports
+    for warm_up in (ours, peer):  # otherwise the first would pay for the imports
         warm_up(*made_up_case(10, 10))
     rates, difference = [], 0.0
     for number in range(rounds):
@@ -75,7 +75,7 @@ def _row(name: str, metrics: Sequence[str], case: Case, rounds: int) -> dict[str
 
 
 def bare(hits: Hits, names: list[str], judgements: pd.DataFrame, metrics: Sequence[str]) -> np.ndarray:
-    """The means of `metrics` from ir_measures alone, scored as the searcher did: the case must have no ties."""
+    """Return the means of `metrics` from ir_measures alone, with the searcher's scores, which must have no ties."""
     import ir_measures
     from ir_measures import AP, RR, Judged, P, R, nDCG
 
@@ -94,7 +94,7 @@ def bare(hits: Hits, names: list[str], judgements: pd.DataFrame, metrics: Sequen
 
 
 def made_up_case(queries: int, hits: int, seed: int = 0) -> Case:
-    """Rankings without ties, in which every fifth hit is judged, as are five products that were not found."""
+    """Make rankings without ties, in which every fifth hit is judged, as are five products that were not found."""
     rng = np.random.default_rng(seed)
     products = np.array([f"P{number:06d}" for number in range(PRODUCTS)], dtype=object)
     places = (rng.integers(0, PRODUCTS, (queries, 1)) + np.arange(hits) * STEP) % PRODUCTS

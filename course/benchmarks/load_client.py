@@ -1,9 +1,8 @@
-"""A lean HTTP/1.1 client for load: it shares the cores with the service that it measures, and what it spends the
-service lacks.
+"""Put load on a service with a lean HTTP/1.1 client, because it shares the cores with the service that it measures.
 
-A closed loop: so many clients, each with a connection that stays open and one request on its way. Every request is
-recorded with its status, its seconds and its body. None is sent twice: where no whole answer arrives, that is recorded,
-and the connection is given up, so that a late answer is never taken for that of the next request.
+The load is a closed loop: each client keeps a connection open and has one request on its way. Every request is recorded
+with its status, its seconds and its body. None is sent twice: an incomplete answer is recorded and the connection is
+closed, so that a late answer is never taken for that of the next request.
 """
 
 from __future__ import annotations
@@ -21,19 +20,18 @@ from urllib.parse import urlsplit
 import numpy as np
 
 LOST, LATE, MALFORMED = "connection lost", "no answer in time", "malformed answer"
-"""How an error begins: the connection was refused or ended before the whole answer; patience ended; what came is no
-HTTP/1.1 answer of known length."""
+"""How an error begins: the connection was refused or ended before the whole answer; the patience ended; the answer is
+not HTTP/1.1 with a known length."""
 PATIENCE = 60.0
 PAUSE = 0.02
-"""Seconds that a client waits after an error: a service that is down refuses a thousand connections a second."""
+"""Seconds that a client waits after an error, because a service that is down refuses thousands of connections."""
 
 
 class Exchange(NamedTuple):
-    """A request and what came back.
+    """A request and its answer.
 
-    number: the request's place among those given, from 0. status: None without a whole answer, and then `error` says
-    why. seconds: from asking, a new connection included where one was needed, to the last byte of the answer, or to the
-    error.
+    number: position of the request, from 0. status: None without a whole answer; `error` then says why. seconds: from
+    the start, including a new connection if one was needed, to the last byte of the answer, or to the error.
     """
 
     number: int
@@ -45,32 +43,30 @@ class Exchange(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """exchanges: in the order in which they ended. seconds: from the first request to the last end."""
+    """exchanges: in the order in which they ended. seconds: from the first request to the end of the last."""
 
     exchanges: list[Exchange]
     seconds: float
 
     @property
     def answered(self) -> list[Exchange]:
-        """Those with a whole answer, whatever its status."""
+        """Return those with a whole answer, whatever its status."""
         return [exchange for exchange in self.exchanges if exchange.status is not None]
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Return the answers a second."""
         return len(self.answered) / self.seconds
 
 
 def percentiles(exchanges: Iterable[Exchange], *percents: float) -> list[float]:
-    """The seconds below which so many percent of the answered ones stay, between two of them by the line that joins
-    them; NaN without any."""
+    """Return these percentiles of the seconds of the answered exchanges, interpolated linearly; NaN without any."""
     seconds = [exchange.seconds for exchange in exchanges if exchange.status is not None]
     return np.percentile(seconds, percents).tolist() if seconds else [math.nan] * len(percents)
 
 
 def message(url: str, method: str, path: str, value: Any = None) -> bytes:
-    """The bytes of one request to the server at `url`, with `value` as JSON; made ahead of the load, they cost it
-    nothing."""
+    """Return the bytes of one request to the server at `url`, with `value` as JSON; make them before the load."""
     lines = [f"{method} {path} HTTP/1.1", f"host: {urlsplit(url).netloc}", "accept: application/json"]
     body = b""
     if value is not None:
@@ -89,7 +85,7 @@ async def run_load(
 ) -> Load:
     """Send every message once, from `clients` connections to the server at `url` (http://host:port).
 
-    messages: taken one by one as clients become free, so it may be endless. After `seconds` none is taken any more.
+    messages: taken one by one as clients become free, so it may be endless. After `seconds` no more are taken.
     patience: seconds that a client waits for an answer.
     """
     waiting, exchanges = enumerate(messages), []
@@ -109,7 +105,7 @@ async def run_load(
 
 
 class Connection:
-    """One connection to the server at `url`, opened when it is needed and kept open as long as the server does."""
+    """One connection to the server at `url`, opened when needed and kept open for as long as the server allows."""
 
     def __init__(self, url: str, patience: float = PATIENCE) -> None:
         parts = urlsplit(url)
@@ -118,7 +114,7 @@ class Connection:
         self._writer: asyncio.StreamWriter | None = None
 
     async def exchange(self, number: int, request: bytes) -> Exchange:
-        """Send `request` and wait for its answer; whatever goes wrong is in the exchange."""
+        """Send `request` and wait for its answer; errors are recorded in the exchange."""
         status, body, error = None, b"", ""
         began = time.perf_counter()
         try:
@@ -146,7 +142,7 @@ class Connection:
         return status, body
 
     def close(self) -> None:
-        """Give the connection up; the next request opens another."""
+        """Close the connection; the next request opens another."""
         if self._writer is not None:
             self._writer.close()
         self._reader = self._writer = None

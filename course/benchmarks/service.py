@@ -1,19 +1,19 @@
-"""Searches a second that the service answers: micro-batching beside one-by-one encoding, asked over HTTP.
+"""Measure searches a second of the service over HTTP: micro-batching beside one-by-one encoding.
 
-Two processes of the real service, alike but for `--max-batch`, both without the cache of query vectors, get the same
-searches round by round, in turn, so that whatever else the machine does hits both. The client, on the same machine,
-takes its share of the cores from either. The latencies are those of the crowd; a lone visitor, who asks when nobody
-else does, is measured too: micro-batching must not make him wait.
+Two processes of the real service, which differ only in `--max-batch` and have no cache of query vectors, get the same
+searches round by round, in turn, so that other load on the machine affects both. The client, on the same machine, takes
+its share of the cores from either. The latencies are those of the crowd. A lone visitor, who asks when nobody else
+does, is measured too: micro-batching must not make them wait.
 
-**Searches.** All are different, and none is a query of the catalogue, whose vectors may lie on disk: each is the first
+**Searches.** All are different, and none is a query of the catalogue, whose vectors may be on disk: each is the first
 half of the words of one query and the second half of another's, drawn by a seed.
 
-**Agreement.** A vector depends a little on what else is in its batch, by rounding. So two answers of a system that is
-`SMOOTH` agree if they have equally many hits, the scores of a product in both differ by no more than `ROUNDING` (of the
-largest score, if that is above 1), and a product in only one of them scores no more than that above the last hit of the
-other: it only just made it. What has trees in it, or feedback, turns rounding into steps: there, two answers agree if
-they share more than half of their products. An error, or an answer that does not agree, ends the benchmark; how many
-answers are the same, product by product, is in the row.
+**Agreement.** A vector depends a little on the rest of its batch, by rounding. So two answers of a system that is
+`SMOOTH` agree if they have equally many hits, the scores of a product in both differ by at most `ROUNDING` (of the
+largest score, if that is above 1), and a product in only one of them scores at most that much above the last hit of the
+other. Systems with trees or feedback turn rounding into steps: there, two answers agree if they share more than half of
+their products. An error, or an answer that does not agree, ends the benchmark. The row says how many answers are the
+same, product by product.
 """
 
 from __future__ import annotations
@@ -32,29 +32,30 @@ import numpy as np
 from chapter01_baseline.systems import BM25, MINILM
 from chapter02_two_tower.systems import TWO_TOWERS
 from chapter03_multimodal.systems import CLIP, TEXT_IMAGE
+from chapter04_catalogue_reranker.systems import BEST as LEARNED_RANKER
 from common.cli import run_step
 from common.errors import CourseError
 from course.benchmarks.load_client import Connection, Exchange, Load, message, percentiles, run_load
 from course.benchmarks.service_process import serving
 
 SOURCE = "pocket_shop"
-SYSTEMS = (TWO_TOWERS, TEXT_IMAGE, "learned ranker")
+SYSTEMS = (TWO_TOWERS, TEXT_IMAGE, LEARNED_RANKER)
 BATCH = 64
 WARM_UP = 32
 HITS = 10
 ROUNDING = 2**-6
-"""Four steps of bfloat16 at 1, which the encoders compute in where the processor does, and whose rounding adds up over
+"""Four steps of bfloat16 at 1. Encoders compute in bfloat16 where the processor does, and its rounding adds up over
 their layers: among 2,001 texts, alone and in batches of 32, one moved a cosine of `text + image` by 0.0095, no other by
 more than 0.0022."""
 SMOOTH = (BM25, MINILM, TWO_TOWERS, CLIP, TEXT_IMAGE)
-"""Systems whose scores move as little as the query's vector does."""
+"""Systems whose scores change as little as the query's vector does."""
 PERCENTS = (50, 95, 99)
 DRAWS = 50
-"""Times as many pairs of queries are drawn as searches are needed, before there are said to be too few."""
+"""Pairs of queries that are drawn for each search that is needed, before giving up."""
 
 Hits = list[tuple[str, float]]
 Search = dict[str, Any]
-"""What `POST /search` takes."""
+"""The body of `POST /search`."""
 
 
 @dataclass(frozen=True)
@@ -64,29 +65,29 @@ class ServiceBench:
     systems: tuple[str, ...] = SYSTEMS
     """Systems to ask; one that is not built is left out."""
     requests: int = 2000
-    """Searches for each system, fewer where `seconds` do not suffice."""
+    """Searches for each system; fewer if `seconds` are not enough."""
     clients: int = 64
     """Clients that ask at the same time."""
     rounds: int = 4
     """Parts into which the searches are cut; two where a part would have fewer searches than there are clients."""
     seconds: float = 40.0
-    """What one-by-one encoding may take for the searches of one system, judged by its warm-up; a quarter of it more
-    for the lone visitor."""
+    """Seconds that one-by-one encoding may take for the searches of one system, estimated from its warm-up; the lone
+    visitor adds a quarter."""
     visits: int = 100
-    """Searches of the lone visitor, likewise."""
+    """Searches of the lone visitor for each system, limited in the same way."""
     seed: int = 0
-    """Of the searches."""
+    """Seed of the searches."""
 
 
 DEFAULTS = ServiceBench()
 
 
 def main(config: ServiceBench = DEFAULTS) -> list[dict[str, Any]]:
-    """Measure on what is built of the pocket shop; prints the figures as they come.
+    """Measure on what is built of the pocket shop, and print the figures as they come.
 
     Returns two rows a system. The first: name, ours, peer, unit, our_value and peer_value (searches a second, medians
     over the rounds), ratio (of the medians), p50_ms, p95_ms, p99_ms and peer_… (over all searches), note. The second
-    the same of a lone visitor, in milliseconds (medians over the searches): there, a ratio of 1 is what is hoped for.
+    is the same for a lone visitor, in milliseconds (medians over the searches): there, a ratio of 1 is the goal.
     Raises CourseError if no system is built, if there are too few queries, or as the module says.
     """
     from common.catalogue import load_catalogue
@@ -98,13 +99,13 @@ def main(config: ServiceBench = DEFAULTS) -> list[dict[str, Any]]:
 
 
 def command(max_batch: int) -> list[str]:
-    """What starts the service that is measured; the page would be no part of it."""
+    """Return the command that starts the service, without the page, which is not measured."""
     flags = ["--port", "0", "--max-batch", str(max_batch), "--embedding-cache", "0", "--no-page"]
     return [sys.executable, "-m", "course", "serve", "--catalogue", SOURCE, *flags]
 
 
 async def measured(ours: str, peer: str, queries: Sequence[str], config: ServiceBench) -> list[dict[str, Any]]:
-    """The rows of `main`, of two services that are there: their addresses."""
+    """Return the rows of `main` for two running services, given by their addresses."""
     systems = await built(ours, config.systems)
     needed = WARM_UP + config.requests + config.visits
     searches = iter(recombined(queries, needed * len(systems), config.seed))
@@ -116,7 +117,7 @@ async def measured(ours: str, peer: str, queries: Sequence[str], config: Service
 
 
 async def built(url: str, systems: Sequence[str]) -> list[str]:
-    """Those of `systems` that the service has; raises CourseError if it has none."""
+    """Return those of `systems` that the service has; raises CourseError if it has none."""
     info = await _get(url, "/index-info")
     served = {system["name"] for system in info["systems"]}
     for system in systems:
@@ -128,7 +129,7 @@ async def built(url: str, systems: Sequence[str]) -> list[str]:
 
 
 def recombined(queries: Sequence[str], count: int, seed: int) -> list[str]:
-    """`count` different searches, none among `queries`, about as long as they are: see the module.
+    """Make `count` different searches, none among `queries`, of about the same length: see the module.
 
     Raises CourseError if so many pairs of queries do not give them.
     """
@@ -173,7 +174,7 @@ async def _rows_of(
 
 
 async def _warmed_up(ours: str, peer: str, searches: np.ndarray, clients: int) -> float:
-    """Ask both, so that models are loaded and batches know how large they may be; searches a second of the peer."""
+    """Ask both, so that models are loaded and batches have their size; return the peer's searches a second."""
     await in_turn(ours, peer, [searches[: WARM_UP // 2].tolist()], clients)
     _, (load,) = await in_turn(ours, peer, [searches[WARM_UP // 2 :].tolist()], clients)
     return load.rate
@@ -182,7 +183,7 @@ async def _warmed_up(ours: str, peer: str, searches: np.ndarray, clients: int) -
 async def in_turn(
     ours: str, peer: str, rounds: Sequence[Sequence[Search]], clients: int
 ) -> tuple[list[Load], list[Load]]:
-    """Ask both for the searches of every round, ours first, then the peer first, and so on: a load a round of each.
+    """Ask both for the searches of every round, ours first, then the peer first, and so on; return a load per round.
 
     Raises CourseError for an error, and for answers that do not agree.
     """
@@ -201,7 +202,7 @@ async def in_turn(
 
 
 def agree(one: Hits, other: Hits, *, smooth: bool = True) -> bool:
-    """Whether two answers are the same up to rounding: see the module."""
+    """Tell whether two answers are the same up to rounding: see the module."""
     if len(one) != len(other):
         return False
     if not one:
@@ -220,12 +221,12 @@ def agree(one: Hits, other: Hits, *, smooth: bool = True) -> bool:
 
 
 def hits_of(exchange: Exchange) -> Hits:
-    """(product id, score) of an answer to a search, the best first."""
+    """Return (product id, score) of the answer to a search, the best first."""
     return [(hit["product"]["product_id"], hit["score"]) for hit in json.loads(exchange.body)["hits"]]
 
 
 def same_products(ours: Sequence[Load], peer: Sequence[Load]) -> int:
-    """How many answers of both name the same products in the same order."""
+    """Count the answers of both that have the same products in the same order."""
     pairs = chain.from_iterable(map(_pairs, ours, peer))
     return sum([name for name, _ in hits_of(one)] == [name for name, _ in hits_of(other)] for one, other in pairs)
 

@@ -1,4 +1,4 @@
-"""A service in a process of its own: started, known to be ready, and ended whatever happens."""
+"""Run a service in a process of its own: start it, wait until it is ready, and end it whatever happens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST_START, LONGEST_STOP = 300.0, 15.0
 """Seconds."""
 LOOK_AGAIN = 0.05
 LOG_SHOWN = 2_000
-"""Characters from the end of its log in an error."""
+"""Characters of the end of its log that an error shows."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class ServiceProcess:
 
 @contextmanager
 def serving(command: Sequence[str], *, longest_start: float = LONGEST_START) -> Iterator[ServiceProcess]:
-    """Run `command` and yield it once it prints `listening on http://host:port`; in the end, ask it to stop.
+    """Run `command`, yield it once it prints `listening on http://host:port`, and stop it at the end.
 
-    It has the caller's environment but no token. Raises CourseError, with the end of what it printed, if it ends before
-    it listens, or does not listen within `longest_start` seconds.
+    It gets the caller's environment without the token. Raises CourseError, with the end of its output, if it ends
+    before it listens, or does not listen within `longest_start` seconds.
     """
     environment = {name: value for name, value in os.environ.items() if name != "COURSE_API_TOKEN"}
     with tempfile.TemporaryDirectory(prefix="course-service-") as folder:
@@ -50,7 +50,7 @@ def serving(command: Sequence[str], *, longest_start: float = LONGEST_START) -> 
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:
-    """Ask the process to end, then make it end; return its exit code."""
+    """Ask the process to end, kill it if it does not, and return its exit code."""
     process.terminate()
     try:
         return process.wait(LONGEST_STOP)

@@ -1,8 +1,8 @@
-"""Products a second: embedding in shards on the disk beside one plain loop that holds everything, in one run.
+"""Measure products a second: embedding in shards on the disk beside one plain loop in memory, in one run.
 
-The same encoder does both. Ours splits the products, checks digests, and writes every shard so that a kill loses no
-other; the peer reads all texts, encodes them in one call and saves one file. Both get the same slices of the catalogue,
-turn by turn, so that whatever else the machine does hits both.
+The same encoder does both. Ours splits the products, checks digests, and writes every shard so that a kill loses only
+that one; the peer reads all texts, encodes them in one call and saves one file. Both get the same slices of the
+catalogue in turn, so that other load on the machine affects both.
 
 `python -m course.benchmarks.sharded_embedding --size 100000 --shard-size 5000`
 """

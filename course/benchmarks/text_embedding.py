@@ -1,8 +1,7 @@
-"""Documents a second: our text encoder beside plain `SentenceTransformer.encode` in float32, on the same documents in
-one run.
+"""Measure documents a second of our text encoder beside plain `SentenceTransformer.encode` in float32, in one run.
 
-Both get the documents in the same slices, turn by turn, so that whatever else the machine does hits both.
-Tokenisation counts; start-up is told apart.
+Both get the same slices of the documents in turn, so that other load on the machine affects both. Tokenisation counts;
+start-up is reported separately.
 """
 
 from __future__ import annotations

@@ -45,26 +45,6 @@ class UnusablePicture(CourseError):
 
 
 @dataclass(frozen=True)
-class Filters:
-    """Conditions on the products that may be found; None does not filter.
-
-    category: a path or its first levels ("Garden" includes "Garden > Tools"). brand, colour: equal, ignoring case.
-    price_min, price_max: inclusive; a product without a price meets neither.
-    """
-
-    category: str | None = None
-    brand: str | None = None
-    colour: str | None = None
-    price_min: float | None = None
-    price_max: float | None = None
-
-    @property
-    def given(self) -> bool:
-        """Tell whether anything is filtered."""
-        return self != Filters()
-
-
-@dataclass(frozen=True)
 class Product:
     """A product as it is shown; missing fields are None. has_image: whether `/images/{product_id}` has a picture."""
 

@@ -16,9 +16,10 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response
 
-from course.service import answers, api_errors, docs_page, guards, schemas
+from course.service import api_errors, docs_page, guards, rendering, schemas
 from course.service.answers import LARGEST_PICTURE, UnknownProduct
 from course.service.api_errors import WITH_BODY, documented
+from course.service.filters import Filters
 from course.service.strict_input import LARGEST_FIELD, StrictRoute
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def build_api(
 
 
 def _json(value: Any) -> Response:
-    return Response(schemas.render(value), media_type="application/json")
+    return Response(rendering.render(value), media_type="application/json")
 
 
 def _add_shop(router: APIRouter, service: Service) -> None:
@@ -89,7 +90,7 @@ def _add_shop(router: APIRouter, service: Service) -> None:
     )
     async def product(product_id: schemas.ProductId) -> Response:
         """Return one product."""
-        return _json(schemas.product(service.product(product_id)))
+        return _json(rendering.product(service.product(product_id)))
 
     @router.get(
         "/images/{product_id:path}",
@@ -111,14 +112,14 @@ def _add_search(router: APIRouter, service: Service) -> None:
     @router.post("/search", tags=["search"], response_model=schemas.SearchAnswer, responses=documented(*WITH_BODY))
     async def search(question: schemas.SearchQuestion) -> Response:
         """Find the best products for a text. If none fits the filters there are no hits, and `note` says so."""
-        filters = answers.Filters(**vars(question.filters))
+        filters = Filters(**vars(question.filters))
         found = await service.search(question.query, k=question.k, system=question.system, filters=filters)
-        return _json(schemas.answer(found))
+        return _json(rendering.answer(found))
 
     @router.get("/similar", tags=["search"], response_model=schemas.SearchAnswer, responses=documented(404, 503))
     async def similar(item_id: schemas.ItemId, k: schemas.Count = 10) -> Response:
         """Find the products most like one, in text and picture together, without the product itself."""
-        return _json(schemas.answer(await service.similar(item_id, k=k)))
+        return _json(rendering.answer(await service.similar(item_id, k=k)))
 
     @router.get("/complete-look", tags=["search"], response_model=schemas.LookAnswer, responses=documented(404, 503))
     async def complete_look(
@@ -138,7 +139,7 @@ def _add_search(router: APIRouter, service: Service) -> None:
             use_mmr=use_mmr,
             mmr_lambda=mmr_lambda,
         )
-        return _json(schemas.answer(found))
+        return _json(rendering.answer(found))
 
 
 def _add_pictures(router: APIRouter, service: Service) -> None:
@@ -148,7 +149,7 @@ def _add_pictures(router: APIRouter, service: Service) -> None:
     @router.post("/search/image", tags=["search"], response_model=schemas.PictureAnswer, **form)
     async def search_image(picture: schemas.Picture, k: schemas.FormCount = 10) -> Response:
         """Find the products that look most like a picture, and the categories that it seems to show."""
-        return _json(schemas.picture_answer(await service.search_picture(await _content(picture), k=k)))
+        return _json(rendering.picture_answer(await service.search_picture(await _content(picture), k=k)))
 
     @router.post("/categories", tags=["categories"], response_model=schemas.CategoryAnswer, **form)
     async def categories(
@@ -163,7 +164,7 @@ def _add_pictures(router: APIRouter, service: Service) -> None:
         found = await service.categories(
             title=title, description=description, picture=content, candidates=candidates, k=k
         )
-        return _json(schemas.category_answer(found))
+        return _json(rendering.category_answer(found))
 
 
 def _add_results(router: APIRouter, service: Service) -> None:

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from common.errors import CourseError
-from course.service import schemas
+from course.service import rendering
 from course.service.answers import NotBuilt, Overloaded, UnknownProduct, UnusablePicture
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def install(api: FastAPI) -> None:
 def error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return an answer that says what is wrong."""
     return Response(
-        schemas.render({"error": message}), status, media_type="application/json", headers=dict(headers or {})
+        rendering.render({"error": message}), status, media_type="application/json", headers=dict(headers or {})
     )
 
 

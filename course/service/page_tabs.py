@@ -17,7 +17,8 @@ import gradio as gr
 
 from common.errors import CourseError
 from course.service import cards
-from course.service.answers import LONGEST_QUERY, Filters
+from course.service.answers import LONGEST_QUERY
+from course.service.filters import Filters
 from course.service.shop import CATEGORY, CONSTELLATION, LOOK, PICTURE, RANKING, SCOREBOARD, SIMILAR
 
 if TYPE_CHECKING:

@@ -18,12 +18,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pandas as pd
 from PIL import Image
 
 from common.catalogue.images import UnusableImage, open_image
-from common.category_path import SEPARATOR
 from common.errors import CourseError
 from common.search import COSINE, check_k
 from common.shared_encoders import SharedEncoders
@@ -33,7 +31,6 @@ from course.service.answers import (
     MOST_HITS,
     Answer,
     CategoryAnswer,
-    Filters,
     Hit,
     NotBuilt,
     PictureAnswer,
@@ -41,6 +38,7 @@ from course.service.answers import (
     UnknownProduct,
 )
 from course.service.batching import MicroBatcher
+from course.service.filters import Filters, allowed_ids, why_fewer
 from course.service.shop import (
     CATEGORY,
     CONSTELLATION,
@@ -121,7 +119,7 @@ class Service:
             raise CourseError(f"The query has {len(query):,} characters; say it in at most {LONGEST_QUERY:,}.")
         chosen = filters or Filters()
         found = await self._texts.ask(TextQuestion(query, name, _count(k), chosen))
-        note = "" if len(found) == k else _why_fewer(len(found), k, chosen, len(self._allowed(chosen) or ()))
+        note = "" if len(found) == k else why_fewer(len(found), k, chosen, len(self._allowed(chosen) or ()))
         return Answer(self._hits(found), name, self.shop.score_means[name], note)
 
     async def search_picture(self, picture: bytes, *, k: int = 10) -> PictureAnswer:
@@ -331,26 +329,6 @@ class Service:
         ]
 
 
-def allowed_ids(products: pd.DataFrame, filters: Filters) -> frozenset[str] | None:
-    """Return the products that pass the filters; None if nothing is filtered."""
-    if not filters.given:
-        return None
-    keep = np.full(len(products), True)
-    if filters.category is not None:
-        paths = products["category_path"].fillna("") + SEPARATOR
-        keep &= paths.str.startswith(filters.category + SEPARATOR).to_numpy(dtype=bool)
-    for name in ("brand", "colour"):
-        wanted = getattr(filters, name)
-        if wanted is not None:
-            keep &= (products[name].str.casefold() == wanted.casefold()).fillna(False).to_numpy(dtype=bool)
-    price = products["price"].to_numpy(dtype=np.float64, na_value=np.nan)
-    if filters.price_min is not None:
-        keep &= price >= filters.price_min
-    if filters.price_max is not None:
-        keep &= price <= filters.price_max
-    return frozenset(products.loc[keep, "product_id"])
-
-
 def _call_each(calls: list[Callable[[], Any]]) -> list[Any]:
     return [call() for call in calls]
 
@@ -359,14 +337,6 @@ def _count(k: int, most: int = MOST_HITS, what: str = "products") -> int:
     if check_k(k) > most:
         raise CourseError(f"k is {k}; at most {most} {what} are given at once.")
     return int(k)
-
-
-def _why_fewer(found: int, k: int, filters: Filters, allowed: int) -> str:
-    if filters.given and not allowed:
-        return "No product fits the filters; take one of them away."
-    if filters.given:
-        return f"Only {found} of {k} were found: {allowed} products fit the filters."
-    return f"Only {found} of {k} were found." if found else "Nothing was found."
 
 
 def _sorted(column: pd.Series) -> list[str]:

@@ -20,12 +20,11 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from common.errors import CourseError, MissingArtifact
-from course.service import schemas
+from course.service import rendering, schemas
 from course.service.answers import (
     LARGEST_PICTURE,
     MOST_CATEGORIES,
     Answer,
-    Filters,
     Hit,
     NotBuilt,
     Overloaded,
@@ -34,6 +33,7 @@ from course.service.answers import (
     UnusablePicture,
 )
 from course.service.api import build_api
+from course.service.filters import Filters
 
 JSON = {"content-type": "application/json"}
 LOOK = "/complete-look?context_ids=p0001"
@@ -137,7 +137,7 @@ def test_answers_are_what_their_schemas_say(client, picture):
 def test_a_search_is_the_services(client, service, body, options):
     expected = client.portal.call(partial(service.search, body["query"], **options))
     assert expected.hits
-    assert client.post("/search", json=body).json() == schemas.answer(expected)
+    assert client.post("/search", json=body).json() == rendering.answer(expected)
 
 
 def test_pictures_and_texts_reach_the_service_whole(client, service, picture):
@@ -145,9 +145,9 @@ def test_pictures_and_texts_reach_the_service_whole(client, service, picture):
     options = {"title": "Mug", "description": None, "candidates": ["B > b", "A"], "picture": picture, "k": 1}
     expected = client.portal.call(partial(service.categories, **options))
     answer = client.post("/categories", files=[*files, ("picture", ("x.txt", picture, "text/plain"))], data={"k": 1})
-    assert answer.json() == schemas.category_answer(expected)
+    assert answer.json() == rendering.category_answer(expected)
     found = client.post("/search/image", files={"picture": ("../../x.exe", picture, "text/plain")}, data={"k": "4"})
-    assert found.json() == schemas.picture_answer(client.portal.call(partial(service.search_picture, picture, k=4)))
+    assert found.json() == rendering.picture_answer(client.portal.call(partial(service.search_picture, picture, k=4)))
 
 
 def test_categories_have_a_limit_of_their_own(client):
@@ -196,9 +196,9 @@ def test_catalogue_texts_leave_as_they_are(client, toy):
     product = client.get(f"/products/{toy['HOSTILE']}")
     assert product.json()["title"] == '<img src=x onerror="alert(1)"> <b>mug</b>'
     assert product.headers["content-type"] == "application/json"
-    assert schemas.render({"title": "\ud800 é"}) == b'{"title":"\\ud800 \\u00e9"}'
+    assert rendering.render({"title": "\ud800 é"}) == b'{"title":"\\ud800 \\u00e9"}'
     with pytest.raises(ValueError, match="not JSON compliant"):
-        schemas.render({"score": float("nan")})
+        rendering.render({"score": float("nan")})
 
 
 def test_a_picture_comes_once_and_then_from_the_browsers_memory(client, toy):

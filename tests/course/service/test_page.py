@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from common.errors import CourseError
 from course.service import cards, page, score_chart
-from course.service.answers import Answer, CategoryAnswer, Filters, Hit, PictureAnswer, Product
+from course.service.answers import Answer, CategoryAnswer, Hit, PictureAnswer, Product
+from course.service.filters import Filters
 from course.service.shop import LOOK, SIMILAR
 
 SHARP = "<img src=x onerror='alert(1)'> \"sharp\" & {{braces}} ${dollars} `ticks`"
@@ -331,7 +332,7 @@ def test_a_look_takes_each_known_product_once(service, monkeypatch):
     items, shown, tab = changed(service, [])
     assert items == [] and "hint" in shown and tab.label == "Look"
     assert said == []
-    changed(service, ["p0001", "p0002"], tell=True)
+    changed(service, ["p0001", "p0002"], announce=True)
     assert said.pop() == "In the look: &lt;img src=x onerror=&quot;alert(1)&quot;&gt; &lt;b&gt;mug&lt;/b&gt;"
     assert changed(service, ["p0001", "<b>"]) == (gradio.skip(),) * 3
     assert said == ["There is no product &#x27;&lt;b&gt;&#x27; in toy."]

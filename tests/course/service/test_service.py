@@ -15,12 +15,11 @@ from course.service.answers import (
     GOES_WITH,
     MOST_CATEGORIES,
     MOST_HITS,
-    Filters,
     NotBuilt,
     UnknownProduct,
     UnusablePicture,
 )
-from course.service.service import allowed_ids
+from course.service.filters import Filters, allowed_ids
 
 
 def run(*questions):
