@@ -1,4 +1,4 @@
-"""Which products stand together in a step, and their candidates as columns of one matrix of scores."""
+"""Collect candidate lists, and make batches whose candidates are columns of one matrix of scores."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from common.errors import CourseError
 
 @dataclass(frozen=True)
 class Candidates:
-    """The candidate lists of N products: paths [N, K] as numbers of the catalogue's paths, listed bool [N, K] (False is
-    padding, with the first path's number), truth int64 [N] the column of the true path, -1 if none is true."""
+    """Hold the candidate lists of N products: paths [N, K], numbers of the catalogue's paths; listed, bool [N, K],
+    False for padding, which repeats the first path; truth, int64 [N], the column of the true path, -1 if none is true.
+    """
 
     paths: np.ndarray
     listed: np.ndarray
@@ -22,8 +23,8 @@ class Candidates:
 
     @classmethod
     def of(cls, candidates: pd.DataFrame, product_ids: Sequence[str], paths: Sequence[str]) -> Candidates:
-        """The lists of these products, in the order of `position`. candidates: as in `RerankerData`. Raises CourseError
-        if a product has no candidate, or a path that is not among `paths`."""
+        """Collect the lists of these products, in the order of `position`. candidates: as in `RerankerData`. Raises
+        `CourseError` if a product has no candidate, or one that is not among `paths`."""
         number = {path: at for at, path in enumerate(paths)}
         lists = candidates.sort_values("position", kind="stable").groupby("product_id")
         found = {product_id: (part["category_path"].tolist(), part["is_true"].tolist()) for product_id, part in lists}
@@ -46,21 +47,21 @@ class Candidates:
         return cls(made, listed, truth)
 
     def labels(self) -> np.ndarray:
-        """The number of each product's true path, int64 [N]; -1 if none is true."""
+        """Return the number of each product's true path, int64 [N]; -1 if none is true."""
         own = np.take_along_axis(self.paths, np.maximum(self.truth, 0)[:, None], axis=1)[:, 0]
         return np.where(self.truth >= 0, own, -1)
 
     def scores(self, products: np.ndarray, paths: np.ndarray) -> np.ndarray:
-        """Cosines [N, K] of the products' vectors [N, D] with those [C, D] of their candidates; 0 for padding."""
+        """Return cosines [N, K] of the products' vectors [N, D] and their candidates' of [C, D]; 0 for padding."""
         found = np.einsum("nd,nkd->nk", products, paths[self.paths])
         return np.where(self.listed, found, 0.0)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """rows: of B products. columns: the distinct paths among their candidates, as numbers of the catalogue's paths.
-    candidates: [B, K], positions in `columns`. listed: bool [B, K]. truth: [B], the column of `candidates`.
-    labels: [B], the number of the true path."""
+    """Hold a batch of B products. rows: of the products. columns: the distinct paths among their candidates, as numbers
+    of the catalogue's paths. candidates: [B, K], positions in `columns`. listed: bool [B, K]. truth: [B], the column of
+    `candidates`. labels: [B], the number of the true path."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -71,7 +72,7 @@ class Batch:
 
 
 def epoch_batches(lists: Candidates, rows: np.ndarray, size: int, rng: np.random.Generator) -> list[Batch]:
-    """All `rows` in a random order, `size` a batch; a last batch of one product joins the one before."""
+    """Split all `rows`, in random order, into batches of `size`; a last batch of one product joins the one before."""
     order = rng.permutation(rows)
     parts = np.split(order, range(size, len(order) - 1, size)) if len(order) > size else [order]
     labels = lists.labels()

@@ -1,10 +1,10 @@
-"""How far a confidence can be trusted, and when to abstain: reliability, temperature, coverage against accuracy.
+"""Calibrate confidences and choose when to abstain: reliability, temperature, coverage against accuracy.
 
-The scores of a product's candidates become shares by a softmax; the largest is the confidence of the answer. It is
-*calibrated* if of the answers with confidence 0.8 about 80% are right. A shop that fills in categories by itself wants
-to know from which confidence on it may do so, and how many products that leaves to people.
+A softmax turns the scores of a product's candidates into probabilities; the largest is the confidence of the answer. It
+is *calibrated* if about 80% of the answers with confidence 0.8 are right. A shop that fills in categories automatically
+needs a threshold of the confidence, and wants to know how many products it leaves to people.
 
-Choose temperature and threshold on validation, and state what they do on test.
+Choose temperature and threshold on validation, and report their effect on test.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TEMPERATURES = (1e-3, 1e3)
-"""Where `fit_temperature` looks."""
+"""Range of `fit_temperature`."""
 
 
 def top_confidence(scores: np.ndarray, listed: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """The largest share of each product's candidates in softmax(scores / temperature): float64 [N].
+    """Return the largest probability among each product's candidates in softmax(scores / temperature): float64 [N].
 
     scores: [N, K]. listed: bool [N, K], False for padding; a product with one candidate has confidence 1. Raises
     `CourseError` for a product without candidates.
@@ -40,14 +40,13 @@ def top_confidence(scores: np.ndarray, listed: np.ndarray, temperature: float = 
 
 
 def fit_temperature(scores: np.ndarray, listed: np.ndarray, truth: np.ndarray) -> float:
-    """The temperature that makes the true candidates most likely: it minimises the mean of
+    """Return the temperature T under which the true candidates are most likely: it minimises the mean of
 
         -log( exp(s_t / T) / sum over the candidates k of exp(s_k / T) )
 
-    over the products that have a true candidate t. One number for all, so the ranking stays as it is; only how sure it
-    looks changes. The cost is convex in 1/T, so there is one minimum. Where there is nothing to weigh it is sought in
-    vain: the result is some low temperature if all answers are right, the upper end of `TEMPERATURES` if the scores are
-    worse than chance.
+    over the products that have a true candidate t. One number for all products changes the confidence and never the
+    ranking. The cost is convex in 1/T, so it has one minimum. At the extremes there is none: the result is some low
+    temperature if all answers are right, and the upper end of `TEMPERATURES` if the scores are worse than chance.
 
     scores: [N, K]. listed: bool [N, K]. truth: [N], the column of the true candidate, -1 if there is none. Raises
     `CourseError` if no product has one. Source: Guo et al. 2017 ("On calibration of modern neural networks",
@@ -68,7 +67,7 @@ def fit_temperature(scores: np.ndarray, listed: np.ndarray, truth: np.ndarray) -
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """What was promised and what was kept, a row for each of `bins` equally wide ranges of confidence.
+    """Compare confidence and accuracy, one row for each of `bins` equally wide ranges of confidence.
 
     Columns: `above` and `up_to` (the range, its upper end included; 0 falls into the first), `n` (answers),
     `confidence` (their mean) and `accuracy` (the share of them that is right), both NaN where there are none.
@@ -89,9 +88,9 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> pd
 
 
 def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
-    """Mean over the answers of |accuracy - mean confidence| of their bin: 0 is calibrated, 1 surely wrong.
+    """Return the mean over the answers of |accuracy - mean confidence| of their bin: 0 is calibrated.
 
-    Too many bins make it grow by chance: a bin of n answers is off by about 1 / (2 sqrt(n)) even if all is well.
+    With many bins it grows by chance: a bin of n answers is off by about 1 / (2 sqrt(n)) even if calibrated.
     Source: Guo et al. 2017 (arXiv:1706.04599).
     """
     table = reliability(confidence, right, bins)
@@ -100,7 +99,7 @@ def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: 
 
 
 def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> pd.DataFrame:
-    """What happens if only answers with a confidence of at least `threshold` are given: one row for each confidence.
+    """Return coverage and accuracy if only answers of confidence `threshold` or more are given, one row per confidence.
 
     Columns: `threshold`, rising; `coverage`, the share of all products that is answered, falling from 1; `accuracy`,
     the share of the answered that is right. confidence: [N], from 0 to 1. right: bool [N].
@@ -112,10 +111,10 @@ def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> pd.DataFrame:
 
 
 def abstain_threshold(confidence: np.ndarray, right: np.ndarray, accuracy: float = 0.95) -> float:
-    """The lowest confidence such that of all answers that reach it at least the share `accuracy` is right.
+    """Return the lowest confidence from which on at least the share `accuracy` of the answers is right.
 
-    Infinite if there is none: then no answer should be given. Above it the share may fall again where only few answers
-    are left. Chosen on validation, it is a little too hopeful, as all that is chosen is: state what it keeps on test.
+    Infinite if there is none: then give no answer. Above it the share may fall again where few answers are left. Like
+    all that is chosen on validation it is slightly optimistic: report its accuracy on test.
     """
     curve = coverage_curve(confidence, right)
     enough = curve.loc[curve["accuracy"] >= accuracy, "threshold"]
@@ -123,10 +122,10 @@ def abstain_threshold(confidence: np.ndarray, right: np.ndarray, accuracy: float
 
 
 def draw_reliability(axes: Axes, table: pd.DataFrame, *, label: str | None = None) -> None:
-    """Draw accuracy against confidence, a point a bin, the larger the more answers; calibrated is the diagonal.
+    """Draw accuracy against confidence, one point per bin, larger for more answers; the diagonal is calibrated.
 
-    table: of `reliability`. Below the diagonal the model is surer than it should be. Call it again with another label
-    to see two models in one picture.
+    table: of `reliability`. Below the diagonal the model is overconfident. Call it again with another label to compare
+    two models.
     """
     some = table[table["n"] > 0]
     axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", linewidth=1, zorder=0)
@@ -138,8 +137,7 @@ def draw_reliability(axes: Axes, table: pd.DataFrame, *, label: str | None = Non
 def draw_coverage(axes: Axes, curve: pd.DataFrame, *, threshold: float | None = None, label: str | None = None) -> None:
     """Draw the accuracy of the answers against the share of products that is answered.
 
-    curve: of `coverage_curve`. threshold: of `abstain_threshold`; what is answered from there on is marked and named,
-    if anything is.
+    curve: of `coverage_curve`. threshold: of `abstain_threshold`, marked on the curve if it is reached.
     """
     (line,) = axes.plot(curve["coverage"], curve["accuracy"], linewidth=1.5, label=label)
     answered = curve if threshold is None else curve[curve["threshold"] >= threshold]
@@ -152,7 +150,7 @@ def draw_coverage(axes: Axes, curve: pd.DataFrame, *, threshold: float | None = 
 
 
 def _checked(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Confidences float64 [N] and whether the answers were right, float64 [N] of 0 and 1."""
+    """Return confidences float64 [N], and 1 for right answers and 0 for wrong ones, float64 [N]."""
     confidence, right = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
     if confidence.ndim != 1 or not len(confidence) or right.shape != confidence.shape:
         raise CourseError(f"calibration: confidences {confidence.shape} and answers {right.shape}; give [N] of both.")

@@ -1,5 +1,7 @@
-"""Many products and categories at once, for evaluation, export and the demo: no gradient, no dropout, half precision in
-the towers where the machine computes in it natively, and a bad picture is a reason, never an error.
+"""Encode many products and categories, for evaluation, export and the demo.
+
+No gradient, no dropout, and half precision in the towers where the machine computes in it natively. A bad picture gives
+a reason, never an error.
 
     products = encode_products(model, ["Title: oak chair"], [Path("chair.jpg")])
     categories = encode_categories(model, ["Living room > Chairs", "Garden > Chairs"])
@@ -20,12 +22,13 @@ from torch import Tensor
 
 from chapter02_two_tower.model import FrozenTower
 from chapter03_multimodal.encoder import BATCH
-from chapter03_multimodal.training_pictures import Pictures, prefetch
+from chapter03_multimodal.training_pictures import Pictures
 from chapter04_catalogue_reranker.lora import merged
 from chapter04_catalogue_reranker.model import CatalogueReranker
 from chapter04_catalogue_reranker.towers import VisionTower
 from common.devices import choose_placement
 from common.errors import CourseError
+from common.prefetch import prefetch
 from common.progress import progress
 
 ROWS_A_PROJECTION = 4096
@@ -33,8 +36,8 @@ ROWS_A_PROJECTION = 4096
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """features: float32 [N, Hv], zeros where there is no usable picture; has_image: bool [N]; unusable: position to
-    reason, for the pictures that were named and cannot be used."""
+    """Hold the features of N pictures, float32 [N, Hv], zeros where there is no usable picture; has_image: bool [N];
+    unusable: position to reason, for the pictures that were named and cannot be used."""
 
     features: np.ndarray
     has_image: np.ndarray
@@ -43,8 +46,8 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class EncodedProducts:
-    """N products: as `ProductVectors`, in float32 arrays [N, D]; has_text, has_image: bool [N]; unusable: position to
-    reason, for the pictures that were named and cannot be used."""
+    """Hold the vectors of N products as in `ProductVectors`, float32 arrays [N, D]; has_text, has_image: bool [N];
+    unusable: position to reason, for the pictures that were named and cannot be used."""
 
     fused: np.ndarray
     text: np.ndarray
@@ -58,8 +61,10 @@ class EncodedProducts:
 
 
 class FrozenTowers:
-    """A model's towers as they are now, copied for inference: make them once to encode often, as search does. The
-    copies, with LoRA merged, are made when first needed."""
+    """Copy a model's towers for inference, LoRA merged. Make one to encode often, as search does.
+
+    It copies each tower when it is first needed.
+    """
 
     def __init__(self, model: CatalogueReranker) -> None:
         self.model = model
@@ -70,21 +75,23 @@ class FrozenTowers:
 
     @cached_property
     def _vision(self) -> tuple[VisionTower, str, torch.dtype, torch.dtype]:
-        """The tower, its device, and the precisions of its weights and of its sums."""
+        """Return the tower, its device, and the precisions of its weights and of autocast."""
         placement = choose_placement("torch")
         half, device = getattr(torch, placement.precision), placement.device
-        # A CPU is fastest with all in half precision. A GPU has time for autocast, which keeps sums in float32.
+        # A CPU is fastest with everything in half precision. A GPU affords autocast, which keeps sums in float32.
         weights = half if device == "cpu" else torch.float32
         return merged(self.model.vision_tower).to(device, weights), device, weights, half
 
     def text_features(self, texts: Sequence[str], length: int, desc: str | None = None) -> np.ndarray:
-        """Features float32 [N, Ht] of N texts, read up to `length` tokens, before the projection; equal ones are
-        encoded once."""
+        """Return features float32 [N, Ht] of N texts, before the projection. Reads up to `length` tokens, and encodes
+        equal texts once."""
         return self._text.embed(self.model.text_tower.tokenise(texts, length), desc=desc)
 
     def image_features(self, paths: Sequence[Path | None], desc: str | None = None) -> ImageFeatures:
-        """Features of N picture files before the projection; None for a product without one. A file that comes several
-        times is encoded once. The next batch is read while one is encoded."""
+        """Return the features of N picture files, before the projection; None for a product without one.
+
+        Encodes a file that is named several times once. Reads the next batch while it encodes one.
+        """
         first: dict[str, int] = {}
         known = [-1 if path is None else first.setdefault(os.fspath(path), len(first)) for path in paths]
         source, tower = np.array(known, dtype=np.int64), self.model.vision_tower
@@ -113,23 +120,23 @@ def encode_products(
     images: Sequence[Path | None],
     desc: str | None = None,
 ) -> EncodedProducts:
-    """Vectors of N products of one text ("" for none) and at most one picture each, in their order.
+    """Return the vectors of N products of one text ("" for none) and at most one picture each, in their order.
 
-    What is missing of a product is left out of its vector, as `CatalogueReranker.fuse` has it; a picture that cannot
-    be used counts as missing. Equal texts and equal paths are encoded once. desc: label of the progress bars; without
-    it none is shown. Raises CourseError if there are not as many texts as images, or if a vector is not finite.
+    A missing text or picture does not count, as in `CatalogueReranker.fuse`; an unusable picture is missing. Equal
+    texts and equal paths are encoded once. desc: label of the progress bars; without it none is shown. Raises
+    `CourseError` if the numbers of texts and images differ, or if a vector is not finite.
     """
     if len(texts) != len(images):
         raise CourseError(f"encode_products: {len(texts)} texts and {len(images)} images; give None for no image.")
     towers = _frozen(model)
     model, length = towers.model, towers.model.architecture.product_length
-    text = towers.text_features(texts, length, desc and f"{desc}: texts")
+    text_rows = towers.text_features(texts, length, desc and f"{desc}: texts")
     pictures = towers.image_features(images, desc and f"{desc}: pictures")
-    has_text = np.array([bool(told.strip()) for told in texts], dtype=bool)
+    has_text = np.array([bool(text.strip()) for text in texts], dtype=bool)
     shape = (len(texts), model.architecture.dimension)
     vectors = {name: np.empty(shape, dtype=np.float32) for name in ("fused", "text", "image")}
     for rows in _slices(len(texts)):
-        parts = (text[rows], pictures.features[rows], has_text[rows], pictures.has_image[rows])
+        parts = (text_rows[rows], pictures.features[rows], has_text[rows], pictures.has_image[rows])
         with torch.inference_mode():
             made = model.fuse(*(torch.from_numpy(part).to(model.device) for part in parts))
         for name, array in vectors.items():
@@ -140,7 +147,7 @@ def encode_products(
 def encode_categories(
     model: CatalogueReranker | FrozenTowers, paths: Sequence[str], desc: str | None = None
 ) -> np.ndarray:
-    """Vectors float32 [C, D] of category paths. Raises CourseError if one is not finite."""
+    """Return vectors float32 [C, D] of category paths. Raises `CourseError` if one is not finite."""
     towers = _frozen(model)
     model = towers.model
     features = towers.text_features(paths, model.architecture.category_length, desc)

@@ -1,11 +1,12 @@
-"""LoRA: matrices of low rank beside frozen ones, in every tower at the place where they have an effect.
+"""Add LoRA, low-rank matrices beside frozen ones, to the layers of a tower where it takes effect.
 
-    y = W x + (alpha / r) B A x      A is drawn, B begins as 0: a fresh model computes what the pretrained one does
+    y = W x + (alpha / r) B A x      A is random, B starts at 0: a new model computes what the pretrained one does
 
 Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685); by peft.
 
-peft wraps a layer, which helps only where the layer is called. Some attention reads the weights of its layers instead
-and computes by itself: then the wrapper is passed by, without an error. Such attention is made to call its layers.
+peft wraps a layer, which has an effect only where the layer is called. Some attention modules read the weights of their
+layers and compute by themselves, so they bypass the wrapper without an error. `with_called_attention` replaces them by
+modules that call their layers.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from common.errors import CourseError
 TEXT = (
     r"(.*\.)?encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|(attention\.output|intermediate|output)\.dense)"
 )
-"""Query, key, value and every dense layer of a BERT's blocks; not the pooler's, which takes no part."""
+"""Query, key, value and every dense layer of a BERT's blocks; not the pooler's, which is not used."""
 
 VISION = (
     r"(.*\.)?(encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj"  # SigLIP
     r"|transformer\.resblocks\.\d+\.attn\.(in|out)_proj"  # a ViT of open_clip: q, k and v in one
     r"|attnpool\.(q|k|v|c)_proj)"  # a ResNet of open_clip: the only attention it has
 )
-"""The projections of the attention. SigLIP's pooling head is left as it is: there, a wrapper would be passed by."""
+"""The projections of the attention. SigLIP's pooling head stays as it is: it would bypass a wrapper."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 class LinearAttentionPool(nn.Module):
-    """The `AttentionPool2d` that ends an open_clip ResNet, with the same weights, computed by calling its layers.
+    """Compute an open_clip ResNet's final `AttentionPool2d`, with the same weights, by calling its layers.
 
-    The original reads `q_proj.weight` and so on. It also computes the attention of every position, and returns that
+    The original reads `q_proj.weight` and so on. It also computes the attention of every position and returns only that
     of the first.
     """
 
@@ -49,7 +50,7 @@ class LinearAttentionPool(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.c_proj = pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: [N, C, H, W]. Returns [N, D]: what the mean of all positions takes from them."""
+        """Pool x [N, C, H, W] to [N, D]: the mean of all positions attends to them."""
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         x = x + self.positional_embedding.to(x.dtype)
@@ -61,9 +62,9 @@ class LinearAttentionPool(nn.Module):
 
 
 def with_called_attention(image_tower: nn.Module) -> nn.Module:
-    """An image tower of open_clip, changed in place, whose attention calls its layers.
+    """Change an open_clip image tower in place, so that its attention calls its layers, and return it.
 
-    Raises CourseError for a tower that is neither a ResNet nor a ViT of open_clip's own.
+    Raises `CourseError` for a tower that is neither a ResNet nor a ViT of open_clip's own.
     """
     if isinstance(image_tower, ModifiedResNet):
         image_tower.attnpool = LinearAttentionPool(image_tower.attnpool)
@@ -81,10 +82,10 @@ def with_called_attention(image_tower: nn.Module) -> nn.Module:
 
 
 def add_lora(network: nn.Module, layers: str, *, rank: int, dropout: float, seed: int) -> None:
-    """Put LoRA of alpha = 2 * rank into the layers of `network` whose whole name matches the expression `layers`.
+    """Add LoRA with alpha = 2 * rank to the layers of `network` whose whole name matches the expression `layers`.
 
-    What the network computes stays what it was. A is drawn with `seed`, nothing from the caller's random numbers.
-    Raises CourseError if no name matches.
+    The network's output does not change. A is drawn with `seed`; the caller's random state stays as it is. Raises
+    `CourseError` if no name matches.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -93,14 +94,14 @@ def add_lora(network: nn.Module, layers: str, *, rank: int, dropout: float, seed
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(config, network)
-        except ValueError as error:  # peft's word for it: no layer of that name
+        except ValueError as error:  # peft found no layer of that name
             kind = type(network).__name__
             raise CourseError(f"{kind} has no layers that LoRA could adapt ({error}); choose another tower.") from error
 
 
 def merged(network: Network) -> Network:
-    """A frozen copy in evaluation mode with the low-rank matrices added to those beside them: the same function, at
-    the cost of the network without LoRA."""
+    """Return a frozen copy in evaluation mode whose weights include LoRA: the same function at the cost of the network
+    without it."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     plain = copy.deepcopy(network).requires_grad_(False).eval()

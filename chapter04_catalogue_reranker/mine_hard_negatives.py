@@ -1,12 +1,12 @@
-"""Wrong categories that are hard to tell from the true one: siblings, look-alikes, and what the model took for true.
+"""Mine wrong categories that are hard to tell from the true one: siblings, look-alikes and confusions.
 
-A list of nine candidates shows a model eight ways to be wrong, and after some epochs it knows them. Training lists are
-therefore made longer with wrong paths of three kinds, each of which misleads in its own way:
+A list of nine candidates shows a model eight wrong paths, and after some epochs it knows them. Training lists therefore
+get further wrong paths of three kinds:
 
-- **sibling**: under the same parent as the true path. Only the last word of the path tells them apart.
-- **lookalike**: the category of a training product whose text is near to this one's.
-- **confusion**: what a trained model ranked first for this product, and was wrong. See Xiong et al., "Approximate
-  Nearest Neighbor Negative Contrastive Learning for Dense Text Retrieval" (2021), which mines with the model itself.
+- **sibling**: under the same parent as the true path. Only the last level of the path tells them apart.
+- **lookalike**: the category of a training product with a similar text.
+- **confusion**: a wrong path that a trained model ranked first for this product. See Xiong et al., "Approximate Nearest
+  Neighbor Negative Contrastive Learning for Dense Text Retrieval" (2021), which mines with the model itself.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from typing import Literal, get_args
 
 import numpy as np
 
-LEVELS = " > "
+from common.category_path import split_path
+
 Kind = Literal["sibling", "lookalike", "confusion"]
 KINDS: tuple[str, ...] = get_args(Kind)
 ROWS_AT_ONCE = 256
 
 
-def parent_of(path: str) -> str:
-    """The path without its last level; ``""`` for a path of one level."""
-    return path.rpartition(LEVELS)[0]
-
-
 def siblings(true_paths: Sequence[str], paths: Iterable[str], seed: int) -> list[list[str]]:
-    """The paths that share their parent with each of N true paths, in random order, the true one left out.
+    """Return the other paths under the parent of each of N true paths, in random order.
 
     Paths of one level are siblings of each other.
     """
     rng, family = np.random.default_rng(seed), defaultdict(list)
     for path in sorted(set(paths)):
-        family[parent_of(path)].append(path)
-    drawn = ([str(path) for path in rng.permutation(family[parent_of(true)])] for true in true_paths)
+        family[_parent(path)].append(path)
+    drawn = ([str(path) for path in rng.permutation(family[_parent(true)])] for true in true_paths)
     return [[path for path in order if path != true] for order, true in zip(drawn, true_paths, strict=True)]
+
+
+def _parent(path: str) -> tuple[str, ...]:
+    return tuple(split_path(path)[:-1])
 
 
 def nearest_paths(
     queries: np.ndarray, own: Sequence[str], products: np.ndarray, paths: Sequence[str], top: int
 ) -> list[list[str]]:
-    """The paths of other categories nearest to each query, the nearest first; at most `top`.
+    """Return the paths of the other categories nearest to each query, the nearest first; at most `top`.
 
-    A category is as near as its nearest product. queries: vectors [Q, D] of products that stand in `own` [Q], which is
-    never among the answers. products: vectors [N, D], of length 1 like the queries', with their `paths` [N]. Categories
-    that are equally near come in alphabetical order.
+    A category is as near as its nearest product. queries: vectors [Q, D] of products of the categories `own` [Q], which
+    are never among the results. products: vectors [N, D], of length 1 like the queries', with their `paths` [N].
+    Equally near categories come in alphabetical order.
     """
     if not len(products):
         return [[] for _ in own]
@@ -71,7 +71,7 @@ def nearest_paths(
 def take_turns(mined: Mapping[str, Sequence[str]], taken: Collection[str], count: int) -> list[tuple[str, str]]:
     """Choose up to `count` paths that are not in `taken`, one of each kind in turn, as pairs (path, kind).
 
-    mined: by kind its paths, the best first. A kind that runs out leaves its turns to the others.
+    mined: by kind its paths, the best first. The other kinds take the turns of one that runs out.
     """
     queues, seen, chosen = {kind: iter(paths) for kind, paths in mined.items()}, set(taken), []
     while queues and len(chosen) < count:

@@ -1,17 +1,17 @@
-"""From a catalogue to what a reranker learns from: products with picture and text, and up to nine categories for each.
+"""Prepare the data of the reranker: products with picture and text, and up to nine candidate categories for each.
 
 `python -m chapter04_catalogue_reranker.prepare_data --catalogue pocket_shop`
 
-What a list may look like, and what becomes of it:
+Rules for the candidate lists:
 
-- one candidate: it stays; there is nothing to rank, and training learns from it only if it is widened;
-- a path listed twice: counted once (the catalogue's contract sees to that);
-- no true path among them: the product can be neither trained on nor measured; it is exported all the same;
-- two true paths: the first is the true one, and the others are neither true nor wrong: they are left out;
-- none at all: the product is left out and counted. So is one with neither a text nor a picture.
+- one candidate: the list stays; there is nothing to rank, and training learns from it only if it is widened;
+- a path listed twice counts once (the catalogue's contract ensures it);
+- no true path: the product is neither trained on nor measured, but exported;
+- two true paths: the first is the true one; the others are dropped, since they are neither true nor wrong;
+- an empty list: the product is left out and counted, as is one with neither a text nor a picture.
 
-A catalogue that has categories but no lists (ABO, your own) is given some: the true path and its eight nearest
-look-alikes, in random order. Figures on such lists say how hard *these* look-alikes are; they compare with nobody's.
+A catalogue that has categories but no lists (ABO, your own) gets some: the true path and its eight nearest look-alikes,
+in random order. Figures on such lists depend on *these* look-alikes; do not compare them with figures on other lists.
 """
 
 from __future__ import annotations
@@ -19,59 +19,55 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from chapter03_multimodal.prepare_data import given_or_drawn_splits
-from chapter04_catalogue_reranker.mine_hard_negatives import KINDS, Kind, nearest_paths, siblings, take_turns
+from chapter04_catalogue_reranker.candidate_lists import first_candidates, made_lists, mined_candidates
+from chapter04_catalogue_reranker.mine_hard_negatives import KINDS, Kind
 from common.artifacts import Artifacts, RunFolder
 from common.atomic import read_json, write_json
 from common.catalogue import SPLITS, Catalogue, load_catalogue
 from common.catalogue.images import check_images
 from common.catalogue.splits import carve_validation
 from common.cli import run_step
-from common.encoders import MINILM, load_text_encoder
+from common.encoders import MINILM
 from common.errors import CourseError, MissingArtifact
-from common.index import DenseIndex
 from common.progress import tell
-from common.settings import artifacts_root
 
 CHAPTER, STEP = "chapter04_catalogue_reranker", "prepare_data"
 LISTED = "listed"
-CONFUSIONS = "confusions.parquet"
 
 
 @dataclass(frozen=True)
 class PrepareDataConfig:
-    """Give every product its text, its picture and its candidate categories, and training products harder ones."""
+    """Collect text, picture and candidate categories of every product, and harder ones for training products."""
 
     catalogue: str = "pocket_shop"
     """Name of a catalogue, or the path of a saved one."""
     profile: str | None = None
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
     candidates: int = 9
-    """At most so many listed paths a product, the true one among them; at least 2."""
+    """Most listed paths per product, the true one among them; at least 2."""
     widen: int = 4
-    """So many mined wrong paths are added to the list of each training product; 0 for none."""
+    """Mined wrong paths to add to the list of each training product; 0 for none."""
     widen_by: tuple[Kind, ...] = ("sibling", "lookalike")
-    """What is mined, in turn: sibling, lookalike, confusion."""
-    confusions_of: str | None = None
-    """Whose confusions: the name of a training run, as its manifest says it. None: the training in force."""
+    """Kinds to mine, in turn: sibling, lookalike, confusion."""
     encoder: str = MINILM
-    """Text encoder that finds look-alikes where chapter 1 has no index of the catalogue."""
+    """Text encoder that finds look-alikes if chapter 1 has no index of the catalogue."""
     seed: int = 0
-    """Of the order of siblings, and of lists that are made here."""
+    """Seed of the order of siblings, and of lists that are made here."""
 
 
 @dataclass(frozen=True)
 class RerankerData:
-    """Products, their candidates and all paths of one catalogue.
+    """Hold products, their candidates and all paths of one catalogue.
 
-    `products`: ``product_id, text`` (`product_text`, may be empty), ``image`` (as in ``catalogue.images``: the first
-    that can be opened; None if there is none), ``group_id``, ``split``, ``true_path`` (None if no candidate is true).
+    `products`: ``product_id, text`` (`product_text`, may be empty), ``image`` (path of the first picture that can be
+    opened, as in ``catalogue.images``; None if there is none), ``group_id``, ``split``, ``true_path`` (None if no
+    candidate is true).
     `candidates`: ``product_id, category_path, is_true, position`` (0, 1, …), ``source`` ("listed" or a kind of
     `mine_hard_negatives`); per product no path twice, the listed ones first. Only training products have others.
-    `paths`: every category path that the catalogue names anywhere, sorted. `left_out`: products by reason.
+    `paths`: every category path of the catalogue, sorted. `left_out`: number of products by reason.
     """
 
     run: RunFolder
@@ -83,14 +79,17 @@ class RerankerData:
 
 
 def product_text(title: str | None, description: str | None) -> str:
-    """What the text tower reads of a product: ``Title: … / Description: …``. A missing or blank part is left out with
-    its label; ``""`` if both are. The category stays out: it is the answer."""
+    """Return the text of a product: ``Title: … / Description: …``.
+
+    A missing or blank part is left out with its label; ``""`` if both are. The category is not part of it: it is the
+    answer.
+    """
     parts = (("Title", title), ("Description", description))
     return " / ".join(f"{label}: {text.strip()}" for label, text in parts if text and text.strip())
 
 
 def main(config: PrepareDataConfig) -> RerankerData:
-    """Make the tables and write them down, or read them if they were made from the same before.
+    """Make the tables and save them, or return the result of an earlier run from the same inputs.
 
     Raises `CourseError` for settings out of range and a catalogue without categories, `MissingArtifact` if confusions
     are asked for and nothing has been trained.
@@ -106,7 +105,7 @@ def main(config: PrepareDataConfig) -> RerankerData:
 
 
 def load_reranker_data(artifacts: Artifacts, catalogue: Catalogue) -> RerankerData:
-    """Read the data in force; raises `MissingArtifact` with the command that makes them."""
+    """Read the current data; raises `MissingArtifact` with the command that makes them."""
     run = artifacts.current(CHAPTER, STEP)
     products = pd.read_parquet(run.path / "products.parquet")
     for name in ("image", "true_path"):
@@ -118,20 +117,37 @@ def load_reranker_data(artifacts: Artifacts, catalogue: Catalogue) -> RerankerDa
 def make_tables(
     catalogue: Catalogue, config: PrepareDataConfig, inputs: dict[str, RunFolder]
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str], dict[str, int]]:
-    """products, candidates, paths and left_out of `RerankerData`. inputs: the runs that look-alikes ("reindex", of
-    chapter 1) and confusions ("train") are taken from."""
+    """Return products, candidates, paths and left_out of `RerankerData`.
+
+    inputs: the runs that provide look-alikes ("reindex", of chapter 1) and confusions ("train").
+    """
     products = _products(catalogue)
     if catalogue.category_candidates.empty:
-        listed = _made_lists(catalogue, products, inputs, config)
+        known = products.assign(true_path=catalogue.products["category_path"])
+        settings = {"count": config.candidates, "encoder": config.encoder, "seed": config.seed}
+        listed = made_lists(catalogue.source, known, inputs, **settings)
     else:
-        listed = _listed(catalogue.category_candidates, config.candidates)
+        listed = first_candidates(catalogue.category_candidates, config.candidates)
     true = listed[listed["is_true"]].set_index("product_id")["category_path"]
     products["true_path"] = _none_for_missing(products["product_id"].map(true))
     products, left_out = _usable(products, set(listed["product_id"]))
     listed = listed[listed["product_id"].isin(products["product_id"])].assign(source=LISTED)
     named = (catalogue.category_candidates["category_path"], catalogue.products["category_path"].dropna())
     paths = sorted(set().union(*named))
-    rows = [listed, _mined(products, listed, paths, inputs, config)] if config.widen else [listed]
+    rows = [listed]
+    if config.widen:
+        mined = mined_candidates(
+            products,
+            listed,
+            paths,
+            inputs,
+            kinds=config.widen_by,
+            count=config.widen,
+            top=config.candidates + config.widen,
+            encoder=config.encoder,
+            seed=config.seed,
+        )
+        rows.append(mined)
     candidates = pd.concat(rows, ignore_index=True).astype({"is_true": bool, "source": "str"})
     row_of = pd.Series(products.index, index=products["product_id"])
     candidates = candidates.sort_values("product_id", key=lambda ids: ids.map(row_of), kind="stable", ignore_index=True)
@@ -140,9 +156,8 @@ def make_tables(
 
 
 def summary(data: RerankerData) -> pd.DataFrame:
-    """One row a split: products, how many have an image, a text and a true path, the mean number of listed candidates
-    and of those added to them, distinct true paths, and the Acc@1 of a guess among the listed (a product without a true
-    path is always missed)."""
+    """Count per split: products, those with an image, a text and a true path, mean numbers of listed and of added
+    candidates, distinct true paths, and the Acc@1 of a random guess among the listed (0 without a true path)."""
     is_listed = data.candidates["source"] == LISTED
     counts = {
         name: data.products["product_id"].map(rows["product_id"].value_counts()).fillna(0)
@@ -166,7 +181,7 @@ def summary(data: RerankerData) -> pd.DataFrame:
 
 
 def print_summary(config: PrepareDataConfig) -> None:
-    """Prepare a catalogue for the reranker and print what there is in each split."""
+    """Prepare a catalogue for the reranker and print a summary of its splits."""
     data = main(config)
     print(summary(data).round(3).to_string())
     print(f"{len(data.paths):,} category paths; ", end="")
@@ -184,7 +199,7 @@ def _check(config: PrepareDataConfig) -> None:
 
 
 def _inputs(artifacts: Artifacts, catalogue: Catalogue, config: PrepareDataConfig) -> dict[str, RunFolder]:
-    """Chapter 1's index, where look-alikes are wanted and there is one, and the run whose confusions are wanted."""
+    """Return the runs to read: chapter 1's index for look-alikes, if there is one, and the training for confusions."""
     kinds, inputs = config.widen_by if config.widen else (), {}
     if "lookalike" in kinds or catalogue.category_candidates.empty:
         try:
@@ -192,21 +207,8 @@ def _inputs(artifacts: Artifacts, catalogue: Catalogue, config: PrepareDataConfi
         except MissingArtifact:
             tell(f"chapter 1 has no index of {catalogue.source}: texts are embedded with {config.encoder}")
     if "confusion" in kinds:
-        inputs["train"] = _training_run(artifacts, config.confusions_of)
+        inputs["train"] = artifacts.current(CHAPTER, "train")
     return inputs
-
-
-def _training_run(artifacts: Artifacts, name: str | None) -> RunFolder:
-    if name is None:
-        run = artifacts.current(CHAPTER, "train")
-    else:
-        path = artifacts.root / name
-        if not name.startswith(f"{artifacts.source}@{artifacts.digest}/") or not (path / "manifest.json").is_file():
-            raise CourseError(f"confusions_of: {name!r} is no run made from {artifacts.source}@{artifacts.digest}.")
-        run = RunFolder(path, read_json(path / "manifest.json"))
-    if not (run.path / CONFUSIONS).is_file():
-        raise CourseError(f"{run.name}: no {CONFUSIONS} in this run; train again, or leave confusion out of widen_by.")
-    return run
 
 
 def _products(catalogue: Catalogue) -> pd.DataFrame:
@@ -225,15 +227,15 @@ def _products(catalogue: Catalogue) -> pd.DataFrame:
 
 
 def _usable(products: pd.DataFrame, with_list: set[str]) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The products that can be ranked, and how many cannot, by reason."""
+    """Return the products that can be ranked, and how many cannot, by reason."""
     listed = products["product_id"].isin(with_list)
-    says_something = products["text"].ne("") | products["image"].notna()
-    left_out = {"no candidate": int((~listed).sum()), "neither text nor picture": int((listed & ~says_something).sum())}
-    return products[listed & says_something].reset_index(drop=True), left_out
+    has_input = products["text"].ne("") | products["image"].notna()
+    left_out = {"no candidate": int((~listed).sum()), "neither text nor picture": int((listed & ~has_input).sum())}
+    return products[listed & has_input].reset_index(drop=True), left_out
 
 
 def _first_usable(catalogue: Catalogue) -> pd.Series:
-    """By product the first of its pictures that can still be opened."""
+    """Return, by product, the path of its first picture that can be opened."""
     images = catalogue.images.sort_values("position", kind="stable")
     paths = [Path(catalogue.folder or ".", path) for path in images["path"]]
     faults = pd.Series(check_images(paths), index=images.index, dtype=object)
@@ -245,82 +247,6 @@ def _first_usable(catalogue: Catalogue) -> pd.Series:
 
 def _none_for_missing(values: pd.Series) -> pd.Series:
     return values.astype(object).where(values.notna(), None)
-
-
-def _listed(candidates: pd.DataFrame, limit: int) -> pd.DataFrame:
-    """``product_id, category_path, is_true``: per product the first true path and the first wrong ones in their order,
-    at most `limit` together."""
-    rows = candidates.sort_values("position", kind="stable")
-    rank = rows.groupby(["product_id", "is_true"]).cumcount()
-    room = limit - rows.groupby("product_id")["is_true"].transform("any").astype("int64")
-    kept = rows[rank < room.where(~rows["is_true"], 1)]
-    return kept[["product_id", "category_path", "is_true"]]
-
-
-def _made_lists(
-    catalogue: Catalogue, products: pd.DataFrame, inputs: dict[str, RunFolder], config: PrepareDataConfig
-) -> pd.DataFrame:
-    """What `_listed` returns, for a catalogue without lists: true paths and their look-alikes, in random order."""
-    known = products.assign(true_path=catalogue.products["category_path"])
-    known = known[known["true_path"].notna()]
-    if known.empty:
-        raise CourseError(f"{catalogue.source}: no product has a category path or candidates; nothing can be ranked.")
-    tell(f"{catalogue.source} has no lists of candidates: made of the true path and its look-alikes")
-    rng, rows = np.random.default_rng(config.seed), []
-    near = _look_alikes(known, inputs, config.encoder, config.candidates - 1)
-    for product_id, true, others in zip(known["product_id"], known["true_path"], near, strict=True):
-        rows += [(product_id, str(path), path == true) for path in rng.permutation([true, *others])]
-    return pd.DataFrame(rows, columns=["product_id", "category_path", "is_true"])
-
-
-def _look_alikes(products: pd.DataFrame, inputs: dict[str, RunFolder], encoder: str, top: int) -> list[list[str]]:
-    """For each row of `products`, which have a `true_path`, the paths of the training products that read like it."""
-    if "reindex" in inputs:
-        index = DenseIndex.load(inputs["reindex"].path / "flat")
-        place = {product_id: at for at, product_id in enumerate(index.ids)}
-        missing = [product_id for product_id in products["product_id"] if product_id not in place]
-        if missing:
-            raise CourseError(
-                f"prepare_data: chapter 1's index has no product {missing[0]!r}.\n"
-                "Build it again with: python -m chapter01_baseline.reindex"
-            )
-        vectors = index.vectors[[place[product_id] for product_id in products["product_id"]]]
-    else:
-        loaded = load_text_encoder(encoder, cache=artifacts_root() / "embeddings")
-        vectors = loaded.encode(products["text"].tolist(), desc="embedding products").vectors
-    train, paths = (products["split"] == "train").to_numpy(), products["true_path"].to_numpy()
-    return nearest_paths(vectors, paths, vectors[train], paths[train], top)
-
-
-def _mined(
-    products: pd.DataFrame,
-    listed: pd.DataFrame,
-    paths: list[str],
-    inputs: dict[str, RunFolder],
-    config: PrepareDataConfig,
-) -> pd.DataFrame:
-    """Wrong paths for the training products that have a true one: ``product_id, category_path, is_true, source``."""
-    part = products[(products["split"] == "train") & products["true_path"].notna()]
-    miners = {
-        "sibling": lambda: siblings(part["true_path"].tolist(), paths, config.seed),
-        "lookalike": lambda: _look_alikes(part, inputs, config.encoder, config.candidates + config.widen),
-        "confusion": lambda: _confusions(part, inputs["train"]),
-    }
-    mined = {kind: miners[kind]() for kind in dict.fromkeys(config.widen_by)}
-    taken = listed.groupby("product_id")["category_path"].agg(list)
-    rows = []
-    for row, (product_id, true) in enumerate(zip(part["product_id"], part["true_path"], strict=True)):
-        queues = {kind: found[row] for kind, found in mined.items()}
-        chosen = take_turns(queues, {*taken[product_id], true}, config.widen)
-        rows += [(product_id, path, False, kind) for path, kind in chosen]
-    return pd.DataFrame(rows, columns=["product_id", "category_path", "is_true", "source"])
-
-
-def _confusions(products: pd.DataFrame, run: RunFolder) -> list[list[str]]:
-    """For each product what the model of a training run ranked first and was wrong, in the order of its table."""
-    table = pd.read_parquet(run.path / CONFUSIONS)
-    found = table.groupby("product_id")["category_path"].agg(list).to_dict()
-    return [found.get(product_id, []) for product_id in products["product_id"]]
 
 
 def _write(

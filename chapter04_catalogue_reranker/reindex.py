@@ -1,13 +1,13 @@
-"""Exports what the model makes of a catalogue: its products' vectors, its categories' vectors, and an index of each.
+"""Export the vectors of a catalogue's products and categories, and an index of each.
 
     python -m chapter04_catalogue_reranker.reindex                       # the best checkpoint, all products
     python -m chapter04_catalogue_reranker.reindex stage_1 --split test
     python -m chapter04_catalogue_reranker.reindex my/checkpoint --split train
 
 `product_emb_fused.npy`, `product_emb_text.npy` and `product_emb_image.npy` are float32 [N, D] in the order of
-`products.parquet`, and `unique_category_emb.npy`, float32 [C, D], is in that of `categories.parquet`. Rows have length
-1, but for a product without a text, or without a usable picture: its row in the file of that modality is zeros, and
-`has_text` or `has_image` is False.
+`products.parquet`; `unique_category_emb.npy` is float32 [C, D] in the order of `categories.parquet`. Rows have length
+1. A product without a text, or without a usable picture, has zeros in the file of that modality, and `has_text` or
+`has_image` is False.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import tyro
 from chapter04_catalogue_reranker.encode import encode_categories, encode_products
 from chapter04_catalogue_reranker.model import CatalogueReranker
 from chapter04_catalogue_reranker.prepare_data import RerankerData, load_reranker_data
-from chapter04_catalogue_reranker.ranking_metrics import levels
-from chapter04_catalogue_reranker.train import model_folders
+from chapter04_catalogue_reranker.train import check_training, model_folders
 from common.artifacts import Artifacts, RunFolder, fingerprint
 from common.catalogue import load_catalogue
+from common.category_path import split_path
 from common.cli import run_step
 from common.encoders import Embeddings
 from common.errors import CourseError
@@ -51,7 +51,7 @@ class ReindexConfig:
     """A model of chapter04_catalogue_reranker.train (best, stage_0, stage_1, stage_2), or a folder that holds one, as a
     path with a slash in it."""
     split: Literal["train", "val", "test", "all"] = "all"
-    """Whose products to embed. The categories are always all of the catalogue's."""
+    """Split of the products to embed. Categories are always all of the catalogue's."""
     catalogue: str = "pocket_shop"
     """Name of a catalogue, or the path of a saved one."""
     profile: str | None = None
@@ -60,14 +60,14 @@ class ReindexConfig:
 
 @dataclass(frozen=True)
 class Export:
-    """What is written in a run folder, of N products and C categories.
+    """Hold vectors and indices of N products and C categories, as a run folder does.
 
-    products: product_id, title, category_path (the true one, missing if nobody knows), predicted_path (the likeliest of
+    products: product_id, title, category_path (the true one, missing if unknown), predicted_path (the likeliest of
     all C), predicted_score (its probability among them), split, image (as in the catalogue), has_text, has_image.
-    categories: category_path, level (how many names it has), n_train (products of the training
-    split that have it; a training may have seen a sample of these), in_train. fused, text,
-    image: [N, D]. category_vectors: [C, D]. category_index: by path. product_index: the fused vectors by product id.
-    load_model: the model that made all these; raises CourseError if other weights lie in its place since.
+    categories: category_path, level (number of levels), n_train (products of the training split with this path; a
+    training may use a sample of them), in_train. fused, text, image: [N, D]. category_vectors: [C, D]. category_index:
+    by path. product_index: the fused vectors by product id. load_model: loads the model of these vectors; raises
+    `CourseError` if its folder holds other weights now.
     """
 
     run: RunFolder
@@ -83,12 +83,12 @@ class Export:
 
     @property
     def encoder_id(self) -> str:
-        """Whose vectors they are: only `Embeddings` of this id can be compared with them."""
+        """Return the id of the model: only `Embeddings` of the same id can be compared."""
         return self.fused.encoder_id
 
 
 def main(config: ReindexConfig) -> Export:
-    """Embed and index, or read what was made of the same data by the same weights before."""
+    """Embed and index, or return the result of an earlier run of the same data and weights."""
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
     data = load_reranker_data(artifacts, catalogue)
@@ -108,15 +108,11 @@ def main(config: ReindexConfig) -> Export:
 
 
 def load_export(artifacts: Artifacts) -> Export:
-    """Read the export in force. Raises `MissingArtifact` with the command that makes one, and CourseError if the model
+    """Read the current export. Raises `MissingArtifact` with the command that makes one, and `CourseError` if the model
     was trained again since."""
     run = artifacts.current(CHAPTER, STEP)
-    trained, recorded = run.manifest["inputs"].get("train"), run.manifest["config"]
-    if trained is not None and trained != artifacts.current(CHAPTER, "train").name:
-        raise CourseError(
-            f"{CHAPTER}: the model was trained again since its vectors were exported.\n"
-            f"Export them again with: python -m {CHAPTER}.{STEP}"
-        )
+    check_training(run, artifacts)
+    recorded = run.manifest["config"]
     encoder_id = recorded["encoder_id"]
 
     def vectors(name: str) -> Embeddings:
@@ -147,10 +143,10 @@ def load_export(artifacts: Artifacts) -> Export:
 
 
 def find_checkpoint(artifacts: Artifacts, checkpoint: str) -> tuple[str, Path, dict[str, RunFolder]]:
-    """The folder of a checkpoint, with how to record it (its name, or its absolute path) and the run it is of, if it is
-    one of the training in force.
+    """Return the name of a checkpoint to record (or its absolute path), its folder, and its training run as input if it
+    belongs to the current training.
 
-    Raises CourseError if there is no such folder or trained model, and `MissingArtifact` if it is a name and nothing is
+    Raises `CourseError` if there is no such folder or trained model, and `MissingArtifact` for a name if nothing is
     trained.
     """
     if "/" in checkpoint or os.sep in checkpoint:
@@ -168,7 +164,7 @@ def find_checkpoint(artifacts: Artifacts, checkpoint: str) -> tuple[str, Path, d
 
 
 def encoder_id_of(model: CatalogueReranker) -> str:
-    """Stands for the model's architecture and all its weights: models that agree in it make the same vectors."""
+    """Return an id of the model's architecture and all its weights: models of one id give the same vectors."""
     # By content: a tower's folder may have been moved.
     towers = {"text": model.text_tower.digest, "vision": model.vision_tower.digest}
     digest = sha256(fingerprint(asdict(model.architecture) | towers).encode())
@@ -179,10 +175,10 @@ def encoder_id_of(model: CatalogueReranker) -> str:
 
 
 def rank_all_categories(export: Export, vectors: Embeddings, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best categories of each of N products, among all C: paths, object [N, k], and cosines, float32 [N, k], best
-    first; equal scores in the order of the paths. k is at most C, else C.
+    """Return the k best of all C categories for each of N products: paths, object [N, k], and cosines, float32 [N, k].
 
-    Exact, through the FAISS index. Raises CourseError for vectors of another model and a k below 1.
+    Best first, equal scores in the order of the paths; k is cut to C. Exact, through the FAISS index. Raises
+    `CourseError` for vectors of another model and a k below 1.
     """
     hits = export.category_index.search_vectors(vectors, k)
     k = min(hits.k, len(export.category_index))
@@ -190,10 +186,10 @@ def rank_all_categories(export: Export, vectors: Embeddings, k: int) -> tuple[np
 
 
 def likeliest(vectors: np.ndarray, categories: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """The likeliest category of each product, int64 [N], with its probability, float32 [N]: the softmax of
-    scale * cosine over all categories.
+    """Return the likeliest category of each product, int64 [N], and its probability, float32 [N].
 
-    vectors: [N, D]. categories: [C, D]. scale: what the model has learned to multiply cosines with.
+    The probability is the softmax of scale * cosine over all categories. vectors: [N, D]. categories: [C, D]. scale:
+    the model's factor of the cosines.
     """
     rows, probabilities = np.empty(len(vectors), dtype=np.int64), np.empty(len(vectors), dtype=np.float32)
     for start in range(0, len(vectors), ROWS_A_BLOCK):
@@ -241,18 +237,18 @@ def write_export(
 
 
 def category_table(paths: list[str], true_paths: pd.Series, products: pd.DataFrame) -> pd.DataFrame:
-    """category_path, level, n_train and in_train of each path. true_paths: by product id."""
+    """Return category_path, level, n_train and in_train of each path. true_paths: by product id."""
     of_train = products.loc[products["split"] == "train", "product_id"].map(true_paths).value_counts()
     counts = np.array([int(of_train.get(path, 0)) for path in paths], dtype=np.int64)
-    depths = [len(levels(path)) for path in paths]
+    depths = [len(split_path(path)) for path in paths]
     return pd.DataFrame({"category_path": paths, "level": depths, "n_train": counts, "in_train": counts > 0})
 
 
 def _true_paths(data: RerankerData) -> pd.Series:
-    """By product id; where none of a product's candidates is true, what its catalogue says."""
-    told = data.catalogue.products.set_index("product_id")["category_path"]
+    """Return the true path by product id; if none of its candidates is true, the path in the catalogue."""
+    given = data.catalogue.products.set_index("product_id")["category_path"]
     listed = data.products.set_index("product_id")["true_path"]
-    return listed.where(listed.notna(), told.reindex(listed.index))
+    return listed.where(listed.notna(), given.reindex(listed.index))
 
 
 if __name__ == "__main__":

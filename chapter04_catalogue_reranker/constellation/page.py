@@ -1,7 +1,7 @@
-"""From points to one page: script, style, data and thumbnails in one HTML file that needs no server and no network.
+"""Make one page of points: script, style, data and thumbnails in one HTML file that needs no server and no network.
 
-The page may run nothing but its own script: a Content Security Policy names the digests of script and style and forbids
-all else. Titles reach it as JSON in which no tag can end, and are shown as text, never as markup.
+The page runs only its own script: a Content Security Policy names the digests of script and style and forbids all else.
+Titles reach it as JSON that cannot close a tag, and are shown as text, never as markup.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from chapter04_catalogue_reranker.ranking_metrics import levels
 from common.catalogue.images import UnusableImage, open_image
+from common.category_path import split_path
 from common.progress import progress
 
 FOLDER = Path(__file__).with_name("assets")
@@ -41,9 +41,9 @@ STAR_LEVELS = 2
 
 @dataclass(frozen=True)
 class Sky:
-    """What a page shows. name: of the catalogue. points: product_id, title, category_path, predicted_path, split,
-    image, x, y, z, each coordinate in [-1, 1]. near: positions [N, k] of each product's neighbours. stars: path, level,
-    x, y, z, n."""
+    """Hold the contents of a page. name: of the catalogue. points: product_id, title, category_path, predicted_path,
+    split, image, x, y, z, each coordinate in [-1, 1]. near: positions [N, k] of each product's neighbours. stars: path,
+    level, x, y, z, n."""
 
     name: str
     points: pd.DataFrame
@@ -52,8 +52,8 @@ class Sky:
 
 
 def render(sky: Sky, catalogue_folder: Path | None = None) -> str:
-    """The text of the page. catalogue_folder: where the paths in `image` start; a picture that cannot be used is left
-    out, and so are all beyond 5,000 products."""
+    """Return the text of the page. catalogue_folder: where the paths in `image` start. Unusable pictures are left out,
+    and all pictures beyond 5,000 products."""
     script, style = "\n".join(_file(f"{name}.js") for name in SCRIPTS), _file("page.css")
     atlas, slots, tile = thumbnails(sky.points["image"], catalogue_folder)
     data = page_data(sky) | {"tile": tile, "slots": packed(slots, integer_type(sky))}
@@ -67,13 +67,16 @@ def render(sky: Sky, catalogue_folder: Path | None = None) -> str:
 
 
 def page_digest() -> str:
-    """Digest of the files the page is made of: a page made from others is out of date."""
+    """Return the digest of the page's source files: a page made from others is out of date."""
     return sha256(b"".join(path.read_bytes() for path in sorted(FOLDER.iterdir()))).hexdigest()[:16]
 
 
 def page_data(sky: Sky) -> dict[str, Any]:
-    """What the script reads, in JSON types. Numbers of products are little-endian, in base64: `points` int16 [N, 3] in
-    units of 1/32767, all others of `integers`; a path is its position in `paths`, where 0 stands for none."""
+    """Return the script's input, in JSON types.
+
+    Numbers of products are little-endian, in base64: `points` int16 [N, 3] in units of 1/32767, all others of the type
+    `integers`. A path is its position in `paths`, where 0 stands for none.
+    """
     points, integers = sky.points, integer_type(sky)
     department, names, colours = departments_of(points["category_path"])
     counts = np.bincount(department, minlength=len(names))
@@ -82,7 +85,7 @@ def page_data(sky: Sky) -> dict[str, Any]:
     splits = sorted(set(points["split"].dropna()))
     places = np.rint(points[["x", "y", "z"]].to_numpy(np.float64) * 32767).astype("<i2")
     drawn = sky.stars[sky.stars["level"] <= STAR_LEVELS]
-    top = [names.index(levels(path)[0]) for path in drawn["path"]]
+    top = [names.index(split_path(path)[0]) for path in drawn["path"]]
     return {
         "name": sky.name,
         "count": len(points),
@@ -103,7 +106,7 @@ def page_data(sky: Sky) -> dict[str, Any]:
             for name, colour, count in zip(names, colours, counts, strict=True)
         ],
         "stars": [
-            {"name": levels(row.path)[-1], "level": row.level, "n": row.n, "department": number}
+            {"name": split_path(row.path)[-1], "level": row.level, "n": row.n, "department": number}
             | {axis: round(float(getattr(row, axis)), 4) for axis in "xyz"}
             for row, number in zip(drawn.itertuples(), top, strict=True)
         ],
@@ -111,9 +114,11 @@ def page_data(sky: Sky) -> dict[str, Any]:
 
 
 def departments_of(paths: Sequence[str | None]) -> tuple[np.ndarray, list[str], list[str]]:
-    """(department of each product, int64 [N]; the departments' names, largest first; a colour each). A department is
-    the first level of a path; products without a path come last, as "No category"."""
-    top = pd.Series([levels(path)[0] if isinstance(path, str) and path else None for path in paths], dtype=object)
+    """Return the department of each product, int64 [N], the departments' names, largest first, and their colours.
+
+    A department is the first level of a path; products without a path come last, as "No category".
+    """
+    top = pd.Series([split_path(path)[0] if isinstance(path, str) and path else None for path in paths], dtype=object)
     names = top.value_counts().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
     colours = [PALETTE[number] if number < len(PALETTE) else GREY for number in range(len(names))]
     if top.isna().any():
@@ -123,10 +128,10 @@ def departments_of(paths: Sequence[str | None]) -> tuple[np.ndarray, list[str], 
 
 
 def thumbnails(pictures: Sequence[str | None], folder: Path | None) -> tuple[bytes, np.ndarray, int]:
-    """(one WebP picture of all thumbnails in a square grid, row by row; each product's place in it, counted from 1, 0
-    for none, int64 [N]; the side of a tile in pixels, 0 if there is no thumbnail).
+    """Return all thumbnails as one WebP picture, a square grid filled row by row; each product's place in it from 1, 0
+    for none, int64 [N]; and the side of a tile in pixels, 0 if there is no thumbnail.
 
-    The more there are the smaller: 96 pixels, or what lets all of them fit in 12 million, 48 for 5,000.
+    A tile has 96 pixels, or fewer so that all tiles fit in 12 million pixels: 48 for 5,000 products.
     """
     slots = np.zeros(len(pictures), dtype=np.int64)
     if not len(pictures) or len(pictures) > MOST_THUMBNAILS:
@@ -153,18 +158,18 @@ def thumbnails(pictures: Sequence[str | None], folder: Path | None) -> tuple[byt
 
 
 def integer_type(sky: Sky) -> str:
-    """The narrowest type that holds every number of a product or a path: "<u2" or "<u4"."""
+    """Return the narrowest type for the numbers of products and paths: "<u2" or "<u4"."""
     most_paths = sky.points["category_path"].nunique() + sky.points["predicted_path"].nunique() + 1
     return "<u2" if max(len(sky.points), most_paths) < 2**16 else "<u4"
 
 
 def packed(values: np.ndarray, kind: str) -> str:
-    """The array's bytes, as little-endian numbers of that type, in base64."""
+    """Return the array's bytes, as numbers of the type `kind`, in base64."""
     return b64encode(np.ascontiguousarray(values).astype(kind).tobytes()).decode()
 
 
 def as_script_data(value: Any) -> str:
-    """JSON that stands inside a script element: without "<", no end tag and no comment can begin in it."""
+    """Return JSON for a script element: without "<", it can start no end tag and no comment."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 

@@ -1,8 +1,8 @@
-"""Frames of the constellation that the script could prepare in a second, beside the plain loop, in one browser.
+"""Measure the frames a second that the constellation's script could prepare, against a plain loop in one browser.
 
 Both turn the same random points a little every frame. Ours projects, orders and hands them to WebGL; the plain loop
-projects them one by one and draws each as a square on a 2-D canvas. Only the script's time counts, which is what the
-page takes from the browser's main thread: painting is done elsewhere, by a graphics chip where there is one.
+projects them one by one and draws each as a square on a 2-D canvas. Only the script's time counts, which the browser's
+main thread spends: painting happens elsewhere, on a graphics chip where there is one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from chapter04_catalogue_reranker.constellation.map import stars
+from chapter04_catalogue_reranker.constellation.layout import stars
 from chapter04_catalogue_reranker.constellation.page import Sky, render
 from common.errors import CourseError
 
@@ -66,7 +66,7 @@ def main(points: int = POINTS, *, frames: int = FRAMES, peer_frames: int = PEER_
 
 
 def measured(chromium: Browser, points: int, frames: int, peer_frames: int) -> dict[str, Any]:
-    """The row of `main`, in a browser that is open."""
+    """Return the row of `main`, measured in an open browser."""
     text = render(random_sky(points))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "constellation.html")
@@ -96,7 +96,7 @@ def measured(chromium: Browser, points: int, frames: int, peer_frames: int) -> d
 
 
 def random_sky(count: int, seed: int = 0) -> Sky:
-    """Products in random clusters of 40 categories, with random titles, predictions and neighbours; no pictures."""
+    """Return products in random clusters of 40 categories, with random titles, predictions and neighbours."""
     rng = np.random.default_rng(seed)
     names = np.array([f"Department {number % 10} > Shelf {number // 10} > Category {number}" for number in range(40)])
     category = rng.integers(0, len(names), count)
@@ -116,7 +116,7 @@ def random_sky(count: int, seed: int = 0) -> Sky:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A headless Chromium that draws in software. Raises CourseError without playwright or Chromium."""
+    """Open a headless Chromium that draws in software. Raises `CourseError` without playwright or Chromium."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:

@@ -1,12 +1,12 @@
-"""Products a second: a step of stage 2, which trains the vision tower's LoRA, beside the same step in a plain loop.
+"""Measure products a second in stage 2, which trains the vision tower's LoRA: our step against a plain loop.
 
-Ours keeps what the frozen text tower says, reads the next batch of pictures while one is computed, takes 64 products a
-step and computes in half precision where the hardware does. The plain loop takes 16, reads their pictures one by one,
-asks the text tower anew in every step, and computes in float32, on a GPU in float16.
+Ours keeps the features of the frozen text tower, reads the next batch of pictures while it computes one, takes 64
+products a step and computes in half precision where the hardware does. The plain loop takes 16, reads their pictures
+one by one, runs the text tower in every step, and computes in float32, on a GPU in float16.
 
-Both start from the same weights and see the same products round by round, in turn, so that whatever else the machine
-does hits both. Every picture is read anew in both: products are seen once here. Loading does not count, nor does the
-text features' one pass in ours, which a training makes once for all its epochs; the note says how long it took.
+Both start from the same weights and take turns on the same products, so that other load on the machine hits both. Both
+read every picture anew, since each product is seen once. Loading does not count, nor does our single pass over all
+texts, which a training makes once for all its epochs; the note says how long it took.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from torch import Tensor
 
 from chapter03_multimodal import training_pictures
 from chapter03_multimodal.clip import POCKET_CLIP
-from chapter03_multimodal.training_pictures import prefetch
 from chapter04_catalogue_reranker.batches import Batch, epoch_batches
 from chapter04_catalogue_reranker.losses import listwise_loss
 from chapter04_catalogue_reranker.model import CatalogueReranker
 from chapter04_catalogue_reranker.prepare_data import PrepareDataConfig, RerankerData, make_tables
-from chapter04_catalogue_reranker.train import Training
 from chapter04_catalogue_reranker.train_config import TrainConfig, resolved
+from chapter04_catalogue_reranker.training_setup import TrainingSetup
 from common.artifacts import RunFolder
 from common.catalogue import Catalogue, load_catalogue
 from common.catalogue.images import open_image
 from common.encoders import MINILM, packaged_minilm
 from common.engines import no_progress_bar
 from common.errors import CourseError
+from common.prefetch import prefetch
 from common.progress import tell
+from common.training import clip_gradients, parameter_groups
 
 BATCH, PLAIN_BATCH = 64, 16
 ROUNDS = 3
@@ -57,8 +58,8 @@ def main(
 ) -> list[dict[str, Any]]:
     """Measure on training products of `catalogue`, by default the pocket shop, that have a text and a picture.
 
-    towers: of texts and of pictures, as the training takes them; None: the packaged ones, and on a GPU, of the real
-    sizes with random weights, BERT base (the build of BGE base) and SigLIP ViT-B/16 at 256 pixels.
+    towers: of texts and of pictures, as `TrainConfig` names them; None: the packaged ones, and on a GPU, real sizes
+    with random weights, BERT base (the build of BGE base) and SigLIP ViT-B/16 at 256 pixels.
 
     Returns one row: name, ours, peer, unit, our_value and peer_value (products a second, medians over the rounds),
     ratio (median of the rounds' ratios), note; on a GPU also matrix_tflops (measured in bfloat16), gflop (of our step,
@@ -93,53 +94,51 @@ def main(
 
 
 class OurStep:
-    """The steps of `chapter04_catalogue_reranker.train`, by its own functions."""
+    """Take the steps of `chapter04_catalogue_reranker.train`, with its own functions."""
 
     def __init__(self, config: TrainConfig, data: RerankerData) -> None:
-        self.training = Training(config, Path(), data)  # the folder is written to by `run` alone
-        self.device, self.precision = self.training.placement.device, self.training.placement.precision
-        model = self.training.model
-        self.parameters = sum(weight.numel() for weight in model.parameters())
-        model.train_parts(STAGE)
+        self.setup = TrainingSetup.of(config, data)
+        self.device, self.precision = self.setup.placement.device, self.setup.placement.precision
+        self.parameters = sum(weight.numel() for weight in self.setup.model.parameters())
         started = _now(self.device)
-        self.training.inputs.keep(STAGE)
+        self.setup.start_stage(STAGE)
         self.seconds_to_keep = _now(self.device) - started
-        self.rows = self.training.rows["train"]
-        self.optimizer = _optimizer(model)
+        self.rows = self.setup.examples.train
+        self.optimizer = _optimizer(self.setup.model)
 
     def train(self, rows: np.ndarray, size: int) -> list[tuple[int, float]]:
-        """Take a step for every `size` of the products `rows`; returns each step's products and when it was done."""
+        """Take a step for every `size` of the products `rows`; return each step's number of products and end time."""
         ends = []
-        self.training.model.train()
-        batches = epoch_batches(self.training.lists, rows, size, np.random.default_rng(0))
-        for batch, pixels in prefetch(batches, lambda batch: self.training.inputs.pixels(batch.rows)):
+        self.setup.model.train()
+        batches = epoch_batches(self.setup.examples.lists, rows, size, np.random.default_rng(0))
+        for batch, pixels in prefetch(batches, self.setup.pixels):
             self.optimizer.zero_grad()
             self.loss(batch, pixels).backward()
-            _finish(self.training.model, self.optimizer)
+            _finish(self.setup.model, self.optimizer)
             ends.append((len(batch.rows), _now(self.device)))
         return ends
 
     def loss(self, batch: Batch, pixels: Tensor) -> Tensor:
-        """Of a batch and its pictures."""
-        return sum(self.training.losses(batch, pixels).values())
+        """Return the loss of a batch and its pictures."""
+        return sum(self.setup.losses(batch, pixels).values())
 
 
 class PlainStep:
-    """The same step as a first version has it."""
+    """Take the same steps in a plain loop."""
 
     def __init__(self, config: TrainConfig, ours: OurStep) -> None:
-        """On the products of `ours`, with a model like the one that it began with."""
+        """Take the products of `ours`, and build a model like the one that it started with."""
         self.model = CatalogueReranker.build(config.architecture(), config.seed).to(ours.device)
         self.model.train_parts(STAGE)
-        self.products, self.paths = ours.training.products, ours.training.paths
-        self.lists, self.files, self.device = ours.training.lists, ours.training.inputs.files, ours.device
+        self.products, self.paths = ours.setup.examples.products, ours.setup.examples.paths
+        self.lists, self.files, self.device = ours.setup.examples.lists, ours.setup.inputs.files, ours.device
         self.half = ours.device == "cuda"
         self.precision = "float16" if self.half else "float32"
         self.scaler = torch.amp.GradScaler(self.device, enabled=self.half)
         self.optimizer = _optimizer(self.model)
 
     def train(self, rows: np.ndarray, size: int) -> list[tuple[int, float]]:
-        """As `OurStep.train`."""
+        """Train like `OurStep.train`."""
         ends = []
         self.model.train()
         for batch in epoch_batches(self.lists, rows, size, np.random.default_rng(0)):
@@ -151,7 +150,7 @@ class PlainStep:
         return ends
 
     def loss(self, batch: Batch) -> Tensor:
-        """Of a batch, everything made from texts and files."""
+        """Return the loss of a batch, with all features computed from texts and files."""
         model, shape = self.model, self.model.architecture
         pixels = torch.stack([model.vision_tower.preprocess(open_image(self.files[row])) for row in batch.rows])
         texts = model.text_tower.tokenise([self.products["text"][row] for row in batch.rows], shape.product_length)
@@ -169,10 +168,10 @@ class PlainStep:
 
 
 def in_turn(loops: dict[str, tuple[Any, int]], slices: Sequence[np.ndarray]) -> dict[str, list[float]]:
-    """Products a second of each loop in each round, a slice of products; who begins a round changes.
+    """Return each loop's products a second in each round; the loops take turns to go first.
 
-    loops: by name, what has `train(rows, size)`, and the size of its batches. Raises CourseError for a slice of one
-    step.
+    loops: by name, an object with `train(rows, size)`, and the size of its batches. slices: the products of each round.
+    Raises `CourseError` for a slice of one step.
     """
     rates: dict[str, list[float]] = {name: [] for name in loops}
     order = list(loops)
@@ -188,7 +187,7 @@ def in_turn(loops: dict[str, tuple[Any, int]], slices: Sequence[np.ndarray]) -> 
 
 
 def complete_products(catalogue: Catalogue, wanted: int) -> RerankerData:
-    """`wanted` training products, and one to validate with, that have a text, a picture and a true path."""
+    """Return `wanted` training products, and one to validate with, that have a text, a picture and a true path."""
     products, candidates, paths, _ = make_tables(catalogue, PrepareDataConfig(widen=0), {})
     complete = products[(products["text"] != "") & products["image"].notna() & products["true_path"].notna()]
     train, val = complete[complete["split"] == "train"], complete[complete["split"] == "val"]
@@ -204,7 +203,7 @@ def complete_products(catalogue: Catalogue, wanted: int) -> RerankerData:
 
 @contextmanager
 def pictures_not_kept() -> Iterator[None]:
-    """As if there were more pictures than fit into memory: each is read when its batch comes."""
+    """Make pictures be read when their batch comes, as if they did not fit into memory."""
     before = training_pictures.IN_MEMORY
     training_pictures.IN_MEMORY = 0
     try:
@@ -214,7 +213,7 @@ def pictures_not_kept() -> Iterator[None]:
 
 
 def full_size_towers(folder: Path) -> tuple[str, str]:
-    """Folders of a text and a vision tower of the real sizes with random weights, as fast as trained ones."""
+    """Write towers of texts and pictures, of real sizes with random weights; return their folders."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import (
@@ -238,8 +237,8 @@ def full_size_towers(folder: Path) -> tuple[str, str]:
 
 
 def matrix_rate(device: str, side: int = MATRIX_SIDE, times: int = MATRIX_TIMES) -> float:
-    """Floating-point operations a second in products of two bfloat16 matrices [side, side]: what the chip can do, as
-    far as one call shows it."""
+    """Return the floating-point operations a second of products of two bfloat16 matrices [side, side]: roughly the
+    peak of the chip."""
     one, other = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):
         one @ other
@@ -250,11 +249,11 @@ def matrix_rate(device: str, side: int = MATRIX_SIDE, times: int = MATRIX_TIMES)
 
 
 def flops_of_step(ours: OurStep, rows: np.ndarray) -> int:
-    """Floating-point operations of the matrix products in one step of ours, forward and backward."""
+    """Count the floating-point operations of the matrix products in one step of ours, forward and backward."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    [batch] = epoch_batches(ours.training.lists, rows, len(rows), np.random.default_rng(0))
-    pixels = ours.training.inputs.pixels(batch.rows)
+    [batch] = epoch_batches(ours.setup.examples.lists, rows, len(rows), np.random.default_rng(0))
+    pixels = ours.setup.pixels(batch)
     with FlopCounterMode(display=False) as counter:
         ours.loss(batch, pixels).backward()
     ours.optimizer.zero_grad()
@@ -272,11 +271,11 @@ def _shares(ours: OurStep, rows: np.ndarray, row: dict[str, Any]) -> dict[str, f
 
 
 def _optimizer(model: CatalogueReranker) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameter_groups(0.01), lr=RATE, fused=True)
+    return torch.optim.AdamW(parameter_groups(model, 0.01, no_decay="lora_"), lr=RATE, fused=True)
 
 
 def _finish(model: CatalogueReranker, optimizer: torch.optim.Optimizer, scaler: Any = None) -> None:
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    clip_gradients(model.parameters())
     if scaler is None:
         optimizer.step()
     else:

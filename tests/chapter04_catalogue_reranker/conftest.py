@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from chapter04_catalogue_reranker import prepare_data
 from common import encoders
 from common.catalogue import Catalogue, load_catalogue
 from common.devices import choose_placement
+from tests.chapter02_two_tower.toy import tiny_encoder
 
 
 @pytest.fixture(scope="package")
@@ -41,8 +41,7 @@ def _while_these_tests_run(reranker_root) -> Iterator[None]:
 @pytest.fixture(scope="package")
 def tiny_text_encoder(tmp_path_factory) -> Path:
     """A folder that `SentenceTransformer(folder)` loads: random weights, 32 dimensions."""
-    toy = Path(__file__).parents[1] / "chapter02_two_tower" / "toy.py"
-    return Path(runpy.run_path(str(toy))["tiny_encoder"](tmp_path_factory.mktemp("tiny_text")))
+    return Path(tiny_encoder(tmp_path_factory.mktemp("tiny_text")))
 
 
 @pytest.fixture(scope="package")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from chapter04_catalogue_reranker.model import Architecture, CatalogueReranker
+from chapter04_catalogue_reranker.architecture import Architecture
+from chapter04_catalogue_reranker.model import CatalogueReranker
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue
+from tests.chapter04_catalogue_reranker.towers_fixtures import small, tiny_vision
 
 CHAPTER = "chapter04_catalogue_reranker"
 TEXTLESS, BARE, BROKEN, UNKNOWN = range(4)  # rows of products: no text, no picture, a destroyed one, no true candidate
@@ -35,7 +36,7 @@ def small_shop(shop: Catalogue, folder: Path) -> Catalogue:
         products=products,
         images=images.assign(path=paths),
         category_candidates=candidates.assign(is_true=is_true),
-        look_at_images=False,
+        verify_images=False,
     )
     return made.save(folder / "catalogue")
 
@@ -47,8 +48,7 @@ def destroy(folder: Path) -> None:
 
 def tiny_architecture(text_encoder: Path, folder: Path) -> Architecture:
     """Two random towers, read into 16 dimensions."""
-    towers = runpy.run_path(str(Path(__file__).with_name("towers_fixtures.py")))
-    return towers["small"](str(text_encoder), towers["tiny_vision"]("vit", folder))
+    return small(str(text_encoder), tiny_vision("vit", folder))
 
 
 def tiny_model(architecture: Architecture, seed: int) -> CatalogueReranker:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -21,8 +18,8 @@ from chapter04_catalogue_reranker.encode import (
 from chapter04_catalogue_reranker.model import CatalogueReranker
 from common.devices import Placement
 from common.errors import CourseError
+from tests.chapter04_catalogue_reranker.towers_fixtures import shake, small, tiny_text, tiny_vision
 
-FIXTURES = runpy.run_path(str(Path(__file__).with_name("towers_fixtures.py")))
 TEXTS = [
     "Title: red chair",
     "",
@@ -36,9 +33,9 @@ PATHS = ["Living room > Chairs", "Lamps", "A > B > C > D > E > F > G > H > I > J
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("towers")
-    towers = FIXTURES["tiny_text"](folder), FIXTURES["tiny_vision"]("vit", folder)
-    model = CatalogueReranker.build(FIXTURES["small"](*towers), seed=0)
-    FIXTURES["shake"](weight for name, weight in model.named_parameters() if name in model.own_state())
+    towers = tiny_text(folder), tiny_vision("vit", folder)
+    model = CatalogueReranker.build(small(*towers), seed=0)
+    shake(weight for name, weight in model.named_parameters() if name in model.own_state())
     model.train_parts(1)
     return model
 

@@ -6,7 +6,6 @@ Run as a script it is what the tests launch: `python test_processes.py gradients
 
 from __future__ import annotations
 
-import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -29,16 +28,16 @@ from chapter04_catalogue_reranker.encode import FrozenTowers
 from chapter04_catalogue_reranker.losses import multi_positive_info_nce
 from chapter04_catalogue_reranker.model import STAGES, CatalogueReranker
 from chapter04_catalogue_reranker.prepare_data import RerankerData, load_reranker_data
-from chapter04_catalogue_reranker.train import Training
 from chapter04_catalogue_reranker.train_config import TrainConfig, resolved
+from chapter04_catalogue_reranker.training_setup import TrainingSetup
 from common import devices
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue
 from common.processes import Processes
+from tests.chapter04_catalogue_reranker.towers_fixtures import shake, tiny_vision
 
-FIXTURES = runpy.run_path(str(Path(__file__).with_name("towers_fixtures.py")))
 PRODUCTS = 13
-Losses = Callable[[Training, Batch], dict[str, Tensor]]
+Losses = Callable[[TrainingSetup, Batch], dict[str, Tensor]]
 
 
 def config_of(shop: str, text: str, vision: str, **changes) -> TrainConfig:
@@ -68,21 +67,21 @@ def few(shop: str, folder: Path) -> RerankerData:
     return replace(data, products=products)
 
 
-def gradients(training: Training, losses: Losses) -> dict[str, Tensor]:
+def gradients(setup: TrainingSetup, losses: Losses) -> dict[str, Tensor]:
     """In every stage a step with twelve products and one with a single one, of which one process has no share."""
-    model, result = training.model, {}
+    model, result = setup.model, {}
     # LoRA's B begins as 0, with which A has no gradient.
-    FIXTURES["shake"](weight for name, weight in model.named_parameters() if name in model.own_state())
+    shake(weight for name, weight in model.named_parameters() if name in model.own_state())
     for stage in STAGES:
         model.train_parts(stage)
-        training.inputs.keep(stage)
+        setup.inputs.keep(stage)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         for rows in (np.arange(PRODUCTS - 1), np.array([PRODUCTS - 1])):
-            [batch] = epoch_batches(training.lists, rows, PRODUCTS, np.random.default_rng(0))
+            [batch] = epoch_batches(setup.examples.lists, rows, PRODUCTS, np.random.default_rng(0))
             model.zero_grad()
-            parts = losses(training, batch)
+            parts = losses(setup, batch)
             sum(parts.values()).backward()
-            training.processes.average_gradients(model.parameters())
+            setup.processes.average_gradients(model.parameters())
             name = f"stage {stage}, {len(rows)} products:"
             result |= {f"{name} {part}": value.detach().clone() for part, value in parts.items()}
             found = {weight: value.grad for weight, value in model.named_parameters() if value.grad is not None}
@@ -91,13 +90,13 @@ def gradients(training: Training, losses: Losses) -> dict[str, Tensor]:
     return result | {f"weight {name}": weight.clone() for name, weight in model.own_state().items()}
 
 
-def shared_losses(training: Training, batch: Batch) -> dict[str, Tensor]:
-    return training.losses(batch, training.inputs.pixels(training._own(batch.rows)))
+def shared_losses(setup: TrainingSetup, batch: Batch) -> dict[str, Tensor]:
+    return setup.losses(batch, setup.pixels(batch))
 
 
-def naive_losses(training: Training, batch: Batch) -> dict[str, Tensor]:
+def naive_losses(setup: TrainingSetup, batch: Batch) -> dict[str, Tensor]:
     """All texts, pictures and paths through the towers, nothing kept, the products' own lists one by one."""
-    model, inputs, tower = training.model, training.inputs, training.model.text_tower
+    model, inputs, tower = setup.model, setup.inputs, setup.model.text_tower
     texts = [inputs.texts[row] for row in batch.rows]
     preprocessing = model.vision_tower.preprocessing
     files = [file or Path() for file in inputs.files]
@@ -108,16 +107,16 @@ def naive_losses(training: Training, batch: Batch) -> dict[str, Tensor]:
         torch.tensor([bool(text) for text in texts]),
         torch.from_numpy(usable),
     ).fused
-    paths = tower.tokenise(training.paths, model.architecture.category_length)
+    paths = tower.tokenise(setup.examples.paths, model.architecture.category_length)
     categories = model.embed_categories(model.text_features(paths))
     costs = []
     for at, row in enumerate(batch.rows):
-        listed = training.lists.paths[row][training.lists.listed[row]]
+        listed = setup.examples.lists.paths[row][setup.examples.lists.listed[row]]
         costs.append(cross_entropy(model.scale * categories[listed] @ products[at], torch.tensor(batch.truth[at])))
     labels = torch.from_numpy(batch.labels)
-    keys = training.queue.keys()
+    keys = setup.queue.keys()
     contrastive = multi_positive_info_nce(products, categories[labels], labels, keys, scale=model.scale)
-    training.queue.push(products, categories[labels], labels)
+    setup.queue.push(products, categories[labels], labels)
     return {"listwise": torch.stack(costs).mean(), "contrastive": 0.1 * contrastive}
 
 
@@ -142,18 +141,18 @@ def count_rows() -> dict[str, int]:
 
 
 def save_gradients(folder: Path, shop: str, text: str, vision: str) -> None:
-    data, config = few(shop, folder), config_of(shop, text, vision)
-    if Processes.launched().count == 1:
-        save_file(gradients(Training(config, folder, data), naive_losses), folder / "naive.safetensors")
-    counts, training = count_rows(), Training(config, folder, data)
-    result = gradients(training, shared_losses)
+    data, config, processes = few(shop, folder), config_of(shop, text, vision), Processes.launched()
+    if processes.count == 1:
+        save_file(gradients(TrainingSetup.of(config, data), naive_losses), folder / "naive.safetensors")
+    counts, setup = count_rows(), TrainingSetup.of(config, data, processes)
+    result = gradients(setup, shared_losses)
     result |= {f"count {name}": torch.tensor(count) for name, count in counts.items()}
-    save_file(result, folder / f"{training.processes.rank}-of-{training.processes.count}.safetensors")
+    save_file(result, folder / f"{processes.rank}-of-{processes.count}.safetensors")
 
 
 def train_at_most(steps: int, config: TrainConfig) -> None:
     """Interrupted before it takes more; a process that makes or removes a folder, and is not the main one, fails."""
-    losses, taken = Training.losses, []
+    losses, taken = TrainingSetup.losses, []
 
     def until(self, *arguments):
         if len(taken) == steps:
@@ -161,7 +160,7 @@ def train_at_most(steps: int, config: TrainConfig) -> None:
         taken.append(arguments)
         return losses(self, *arguments)
 
-    Training.losses = until
+    TrainingSetup.losses = until
     if Processes.launched().rank:
         Path.mkdir = shutil.rmtree = None
     try:
@@ -181,7 +180,7 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def arguments(reranker_shop, reranker_data, tiny_text_encoder, tmp_path_factory) -> list[str]:
     """The shop and the towers."""
-    vision = FIXTURES["tiny_vision"]("vit", tmp_path_factory.mktemp("vision"))
+    vision = tiny_vision("vit", tmp_path_factory.mktemp("vision"))
     return [str(reranker_shop.folder), str(tiny_text_encoder), vision]
 
 

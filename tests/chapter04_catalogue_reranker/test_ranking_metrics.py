@@ -13,13 +13,13 @@ from chapter04_catalogue_reranker.ranking_metrics import (
     by_frequency,
     hierarchical,
     hierarchical_figures,
-    levels,
     macro_recall_at_1,
     per_product,
     rank_in_lists,
     rank_of_truth,
     ranking_figures,
 )
+from common.category_path import split_path
 from common.errors import CourseError
 from common.statistics import compare, summarise
 
@@ -193,7 +193,7 @@ def test_too_short_a_path_is_precise_and_too_long_a_one_finds_all():
 
 @pytest.mark.parametrize("path", ["A", LONG])
 def test_hierarchical_limits(path):
-    assert len(levels(path)) in (1, 12)
+    assert len(split_path(path)) in (1, 12)
     assert set(hierarchical_figures(hierarchical([path] * 3, [[path]] * 3)).values()) == {1.0}
     assert set(hierarchical_figures(hierarchical(["Z"] * 3, [[path]] * 3)).values()) == {0.0}
 
@@ -238,8 +238,6 @@ def test_by_depth():
     assert table.index.name == "depth" and table.index.tolist() == ["1", "2", "4+"]
     assert table["n"].tolist() == [2, 1, 2] and table["Acc@1"].tolist() == [0.5, 1, 0.5]
     assert table["MRR"].tolist() == [0.75, 1, 0.5] and table["Acc@3"].tolist() == [1, 1, 0.5]
-    deep = by_depth(np.ones(5), true, edges=(1, 4, 12))
-    assert deep.index.tolist() == ["1-3", "4-11", "12+"] and (deep.drop(columns="n") == 1).all(axis=None)
 
 
 def test_by_frequency():
@@ -258,20 +256,17 @@ def test_by_frequency():
 def test_groups_hold_every_product_once_and_add_up_to_the_whole(products, training):
     true, ranks = [path for path, _ in products], np.array([rank for _, rank in products], dtype=float)
     whole = ranking_figures(ranks)
-    for table in (by_depth(ranks, true), by_frequency(ranks, true, training, edges=(0, 1, 2, 4))):
+    for table in (by_depth(ranks, true), by_frequency(ranks, true, training)):
         assert table["n"].sum() == len(products)
         for name, value in whole.items():
             assert np.average(table[name], weights=table["n"]) == pytest.approx(value)
     # A path lies in one group, so the macro recalls add up over paths.
-    sizes = pd.Series(true).groupby([len(levels(path)) for path in true]).nunique().to_numpy()
-    depths = by_depth(ranks, true, edges=(1, 2, 3, 4, 5))
+    sizes = pd.Series(true).groupby([min(len(split_path(path)), 4) for path in true]).nunique().to_numpy()
+    depths = by_depth(ranks, true)
     assert np.average(depths["macro R@1"], weights=sizes) == pytest.approx(macro_recall_at_1(ranks == 1, true))
 
 
 def test_groups_that_do_not_fit_are_refused():
-    for edges in ((2, 1), (1, 1), (2, 3)):
-        with pytest.raises(CourseError, match="edges must rise"):
-            by_depth(np.ones(1), ["A"], edges=edges)
     with pytest.raises(CourseError, match="2 ranks for 1 true paths"):
         by_depth(np.ones(2), ["A"])
     for true in ([], ["A", None], ["A", np.nan]):

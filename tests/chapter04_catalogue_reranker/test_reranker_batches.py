@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ from chapter04_catalogue_reranker.encode import encode_categories, encode_produc
 from chapter04_catalogue_reranker.inputs import FROZEN, Inputs
 from chapter04_catalogue_reranker.model import CatalogueReranker
 from common.errors import CourseError
+from tests.chapter04_catalogue_reranker.towers_fixtures import shake, small, tiny_text, tiny_vision
 
-FIXTURES = runpy.run_path(str(Path(__file__).with_name("towers_fixtures.py")))
 PATHS = [f"A > {name}" for name in "abcdefg"]
 
 
@@ -81,10 +80,8 @@ def test_an_epoch_shows_every_product_once_with_its_own_list(count, size, seed):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("towers")
-    made = CatalogueReranker.build(
-        FIXTURES["small"](FIXTURES["tiny_text"](folder), FIXTURES["tiny_vision"]("vit", folder)), seed=0
-    )
-    FIXTURES["shake"](weight for name, weight in made.named_parameters() if name in made.own_state())
+    made = CatalogueReranker.build(small(tiny_text(folder), tiny_vision("vit", folder)), seed=0)
+    shake(weight for name, weight in made.named_parameters() if name in made.own_state())
     return made.eval()
 
 
@@ -141,12 +138,12 @@ def test_a_share_of_no_rows_has_a_gradient_of_zeros(seen, model, stage):
 def test_a_model_of_pictures_reads_no_product_text(seen, model, monkeypatch):
     seen.keep(1)
     assert seen.text(np.array([3])).abs().sum() > 0
-    monkeypatch.setattr(model, "architecture", FIXTURES["small"](*_names(model), inputs="image"))
+    monkeypatch.setattr(model, "architecture", small(*_names(model), inputs="image"))
     assert seen.text(np.array([3])).abs().sum() == 0 and seen.path(np.array([3])).abs().sum() > 0
 
 
 def test_a_model_of_texts_looks_at_no_picture(model, reranker_data, monkeypatch):
-    monkeypatch.setattr(model, "architecture", FIXTURES["small"](*_names(model), inputs="text"))
+    monkeypatch.setattr(model, "architecture", small(*_names(model), inputs="text"))
     inputs = Inputs(model, reranker_data.products.head(5), PATHS, Path("nowhere"))
     inputs.keep(0)
     assert inputs.files == [None] * 5 and not inputs.has_image.any()

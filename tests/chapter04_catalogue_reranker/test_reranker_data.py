@@ -12,7 +12,6 @@ from PIL import Image
 
 from chapter03_multimodal.prepare_data import given_or_drawn_splits
 from chapter04_catalogue_reranker import prepare_data
-from chapter04_catalogue_reranker.mine_hard_negatives import parent_of
 from chapter04_catalogue_reranker.prepare_data import (
     PrepareDataConfig,
     RerankerData,
@@ -24,6 +23,7 @@ from chapter04_catalogue_reranker.prepare_data import (
 )
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue
+from common.category_path import parent_of
 from common.encoders import Embeddings
 from common.errors import CourseError, MissingArtifact
 from common.index import DenseIndex
@@ -238,10 +238,6 @@ def test_confusions_are_those_of_the_training_run(prepare, odd_shop):
     artifacts, confused = Artifacts.for_catalogue(odd_shop), {"widen": 2, "widen_by": ("confusion",)}
     with pytest.raises(MissingArtifact, match=r"python -m chapter04_catalogue_reranker\.train"):
         prepare(**confused)
-    with artifacts.new_run(prepare_data.CHAPTER, "train", config={}):
-        pass
-    with pytest.raises(CourseError, match=r"no confusions\.parquet in this run"):
-        prepare(**confused)
     wrong = [("single", LAMPS), ("single", CUPS), ("single", JARS), ("single", MUGS), ("no_picture", LAMPS)]
     with artifacts.new_run(prepare_data.CHAPTER, "train", config={}) as folder:
         pd.DataFrame(wrong, columns=["product_id", "category_path"]).to_parquet(folder / "confusions.parquet")
@@ -253,9 +249,6 @@ def test_confusions_are_those_of_the_training_run(prepare, odd_shop):
     with artifacts.new_run(prepare_data.CHAPTER, "train", config={}) as folder:
         pd.DataFrame(wrong[:1], columns=["product_id", "category_path"]).to_parquet(folder / "confusions.parquet")
     assert paths_of(prepare(**confused), "single", "confusion") == [LAMPS]
-    assert paths_of(prepare(**confused, confusions_of=named), "single", "confusion") == [LAMPS, JARS]
-    with pytest.raises(CourseError, match="'elsewhere' is no run made from odd@"):
-        prepare(**confused, confusions_of="elsewhere")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 from dataclasses import replace
 from math import exp, log
 from pathlib import Path
@@ -18,9 +17,16 @@ from torch.nn.functional import normalize
 
 from chapter04_catalogue_reranker.model import Architecture, CatalogueReranker
 from common.errors import CourseError
+from common.training import parameter_groups
+from tests.chapter04_catalogue_reranker.towers_fixtures import (
+    VISION,
+    shake,
+    small,
+    tiny_text,
+    tiny_vision,
+    without_weights,
+)
 
-FIXTURES = runpy.run_path(str(Path(__file__).with_name("towers_fixtures.py")))
-KINDS, small, shake = FIXTURES["VISION"], FIXTURES["small"], FIXTURES["shake"]
 TEXTS = ["Title: red chair", "", "Title: a lamp of oak / Description: it gives light"]
 YES, NO = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool)
 
@@ -28,7 +34,7 @@ YES, NO = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("towers")
-    return {kind: FIXTURES["tiny_vision"](kind, folder) for kind in KINDS} | {"text": FIXTURES["tiny_text"](folder)}
+    return {kind: tiny_vision(kind, folder) for kind in VISION} | {"text": tiny_text(folder)}
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +252,7 @@ def test_weight_decay_is_for_matrices_that_are_no_lora(make):
     model = make()
     for stage in (0, 1, 2):
         model.train_parts(stage)
-        groups = model.parameter_groups(0.01)
+        groups = parameter_groups(model, 0.01, no_decay="lora_")
         names = {id(weight): name for name, weight in model.named_parameters()}
         decayed, rest = ({names[id(weight)] for weight in group["params"]} for group in groups)
         assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
@@ -302,7 +308,7 @@ def everything(model):
         return torch.cat([vectors.fused, vectors.text, vectors.image, model.scale.expand(1, 16)])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", VISION)
 def test_a_model_that_was_saved_embeds_the_same(make, kind, tmp_path):
     model = make(kind).eval()
     model.save(tmp_path / "model")
@@ -317,7 +323,7 @@ def test_a_model_that_was_saved_embeds_the_same(make, kind, tmp_path):
 
 def test_weights_that_a_towers_files_lack_are_saved(folders, tmp_path, capsys):
     """Drawn anew at every load, they would make other vectors of the same checkpoint."""
-    cut = FIXTURES["without_weights"]
+    cut = without_weights
     vision = cut(folders["siglip_whole"], "embeddings.patch_embedding.weight", tmp_path / "vision")
     text = cut(folders["text"], "layer.0.intermediate.dense.weight", tmp_path / "text")
     model = CatalogueReranker.build(small(text, vision), seed=5)
@@ -412,7 +418,7 @@ def test_another_architecture_than_the_weights_is_refused(saved, tmp_path):
 
 def test_a_tower_that_was_changed_or_moved_is_refused(folders, tmp_path):
     towers = tmp_path / "towers"
-    vision = FIXTURES["tiny_vision"]("vit", towers)
+    vision = tiny_vision("vit", towers)
     CatalogueReranker.build(small(folders["text"], vision), seed=0).save(tmp_path / "model")
     Path(vision).rename(towers / "elsewhere")
     with pytest.raises(CourseError, match="was not found"):

@@ -7,14 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chapter04_catalogue_reranker.mine_hard_negatives import nearest_paths, parent_of, siblings, take_turns
+from chapter04_catalogue_reranker.mine_hard_negatives import nearest_paths, siblings, take_turns
+from common.category_path import parent_of
 
 DEEP = " > ".join("abcdefghijkl")  # 12 levels
-
-
-def test_the_parent_is_the_path_without_its_last_level():
-    assert parent_of("A > B > C") == "A > B" and parent_of("A") == ""
-    assert parent_of(DEEP).count(" > ") == 10
 
 
 def test_siblings_share_the_parent_and_are_all_there():

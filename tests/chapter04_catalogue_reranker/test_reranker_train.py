@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -24,19 +23,23 @@ from safetensors.torch import load_file
 from chapter04_catalogue_reranker import category_ranking, train
 from chapter04_catalogue_reranker.category_ranking import RERANKER, ZERO_SHOT, CategoryRankingConfig
 from chapter04_catalogue_reranker.encode import encode_categories, encode_products
-from chapter04_catalogue_reranker.losses import listwise_loss, multi_positive_info_nce
+from chapter04_catalogue_reranker.examples import choose_products
+from chapter04_catalogue_reranker.losses import CategoryQueue, listwise_loss, multi_positive_info_nce
 from chapter04_catalogue_reranker.model import CatalogueReranker
 from chapter04_catalogue_reranker.prepare_data import load_reranker_data
 from chapter04_catalogue_reranker.studies import ablations
 from chapter04_catalogue_reranker.studies.ablations import VARIANTS, AblationsConfig
-from chapter04_catalogue_reranker.train import HEADLINE, Training, examples, load_training, model_folders
+from chapter04_catalogue_reranker.train import HEADLINE, load_training, model_folders, train_stages
 from chapter04_catalogue_reranker.train_config import PROFILE_DEFAULTS, TrainConfig, resolved
+from chapter04_catalogue_reranker.training_setup import TrainingSetup
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue
 from common.errors import CourseError
-from common.training_log import read_log
+from common.scoreboard import read_scoreboard
+from common.settings import repository_root
+from common.training_log import TrainingLog, read_log
+from tests.chapter04_catalogue_reranker.towers_fixtures import tiny_text, tiny_vision
 
-FIXTURES = runpy.run_path(str(Path(__file__).with_name("towers_fixtures.py")))
 SMALL = {"products": 90, "epochs": (8, 1, 1), "batch_size": 32, "checkpoint_every": 2, "queue": 50}
 
 
@@ -48,20 +51,20 @@ def config_of(towers: tuple[str, str], **changes) -> TrainConfig:
 if __name__ == "__main__":
     shop = Catalogue.load(Path(sys.argv[1]))
     prepared = load_reranker_data(Artifacts.for_catalogue(shop), shop)
-    Training(config_of((sys.argv[3], sys.argv[4])), Path(sys.argv[2]), prepared).run()
+    train_stages(config_of((sys.argv[3], sys.argv[4])), prepared, Path(sys.argv[2]))
 
 
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("towers")
-    return FIXTURES["tiny_text"](folder), FIXTURES["tiny_vision"]("vit", folder)
+    return tiny_text(folder), tiny_vision("vit", folder)
 
 
 @pytest.fixture(scope="module")
 def whole(towers, reranker_data, tmp_path_factory):
     """The work folder of an uninterrupted training."""
     work = tmp_path_factory.mktemp("whole")
-    Training(config_of(towers), work, reranker_data).run()
+    train_stages(config_of(towers), reranker_data, work)
     return work
 
 
@@ -105,15 +108,13 @@ def test_three_stages_leave_their_models_and_lines(whole):
     assert all(torch.equal(value, last[name]) for name, value in weights(whole / "best").items())
 
 
-def test_a_stage_trains_its_part_and_nothing_else(towers, reranker_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(Training, "_keep_best", lambda *_: None)  # so that a stage's epochs stay to be looked at
-    training = Training(config_of(towers, epochs=(1, 1, 1)), tmp_path, reranker_data)
-    before = {name: value.clone() for name, value in training.model.own_state().items()}
-    state, log = {**train.NEW, "figures": {}}, train.TrainingLog(tmp_path / "log")
+def test_a_stage_trains_its_part_and_nothing_else(towers, reranker_data, tmp_path):
+    setup, log = TrainingSetup.of(config_of(towers, epochs=(1, 1, 1)), reranker_data), TrainingLog(tmp_path / "log")
+    before = {name: value.clone() for name, value in setup.model.own_state().items()}
     for stage, tower in ((0, None), (1, "text_tower"), (2, "vision_tower")):
-        state |= {"stage": stage, "epoch": 0, "step": 0, "best": None}
-        training.train_stage(stage, state, log)
-        after = {name: value.clone() for name, value in training.model.own_state().items()}
+        setup.start_stage(stage)
+        train.train_stage(stage, setup, tmp_path / str(stage), log)
+        after = {name: value.clone() for name, value in setup.model.own_state().items()}
         changed = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
         own = {"text_projection", "image_projection", "gate", "logit_scale"}
         assert changed == own | ({tower} if tower else set())
@@ -121,36 +122,36 @@ def test_a_stage_trains_its_part_and_nothing_else(towers, reranker_data, tmp_pat
     log.close()
 
 
-def test_the_losses_are_those_of_the_batch_computed_one_by_one(towers, reranker_data, tmp_path):
-    training = Training(config_of(towers), tmp_path, reranker_data)
-    training.placement = replace(training.placement, precision="float32")
-    training._start_from(0, {"figures": {}})
-    model, lists = training.model.eval(), training.lists
-    batches = train.epoch_batches(lists, training.rows["train"], 16, np.random.default_rng(0))
+def test_the_losses_are_those_of_the_batch_computed_one_by_one(towers, reranker_data):
+    setup = TrainingSetup.of(config_of(towers, batch_size=16), reranker_data)
+    setup = replace(setup, placement=replace(setup.placement, precision="float32"))
+    setup.start_stage(0)
+    model, lists = setup.model.eval(), setup.examples.lists
+    batches = setup.batches(0, 0)
     with torch.no_grad():
-        before, second = (training.losses(batch, None) for batch in batches[:2])
-        vectors, paths = (torch.from_numpy(array) for array in training.inputs.vectors(batches[1].rows))
+        before, second = (setup.losses(batch, None) for batch in batches[:2])
+        vectors, paths = (torch.from_numpy(array) for array in setup.inputs.vectors(batches[1].rows))
         costs = []
         for at, row in enumerate(batches[1].rows):
             own = paths[lists.paths[row][lists.listed[row]]]
             scores = (model.scale * own @ vectors[at])[None]
             listed = torch.ones(scores.shape, dtype=torch.bool)
             costs.append(listwise_loss(scores, listed, torch.tensor([int(lists.truth[row])])))
-        labels = torch.from_numpy(training.labels[batches[1].rows])
-        first = torch.from_numpy(training.inputs.vectors(batches[0].rows)[0])
-        earlier = torch.from_numpy(training.labels[batches[0].rows])
-        keys = train.CategoryQueue(50)
+        labels = torch.from_numpy(lists.labels()[batches[1].rows])
+        first = torch.from_numpy(setup.inputs.vectors(batches[0].rows)[0])
+        earlier = torch.from_numpy(lists.labels()[batches[0].rows])
+        keys = CategoryQueue(50)
         keys.push(first, paths[earlier], earlier)
         contrastive = multi_positive_info_nce(vectors, paths[labels], labels, keys.keys(), scale=model.scale)
     assert float(before["listwise"]) != float(second["listwise"])
     assert float(second["listwise"]) == pytest.approx(float(torch.stack(costs).mean()), abs=1e-4)
     assert float(second["contrastive"]) == pytest.approx(0.1 * float(contrastive), abs=1e-3)
-    assert len(training.queue) == 32
+    assert len(setup.queue) == 32
 
 
 @pytest.mark.parametrize("after", [1, 12, 25, 28])
 def test_an_interrupted_training_goes_on_to_the_same_bits(whole, towers, reranker_data, tmp_path, monkeypatch, after):
-    steps, losses = [0], Training.losses
+    steps, losses = [0], TrainingSetup.losses
 
     def until(self, *arguments):
         if steps[0] == after:
@@ -159,34 +160,35 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(whole, towers, reranke
         return losses(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "losses", until)
+        patch.setattr(TrainingSetup, "losses", until)
         with pytest.raises(KeyboardInterrupt):
-            Training(config_of(towers), tmp_path, reranker_data).run()
+            train_stages(config_of(towers), reranker_data, tmp_path)
     assert not (tmp_path / "best").exists()
-    Training(config_of(towers), tmp_path, reranker_data).run()
+    train_stages(config_of(towers), reranker_data, tmp_path)
     assert_same(whole, tmp_path)
 
 
 @pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_bits(whole, towers, reranker_shop, reranker_data, tmp_path):
     command = [sys.executable, __file__, str(reranker_shop.folder), str(tmp_path), *towers]
+    environment = os.environ | {"COURSE_QUIET": "1", "PYTHONPATH": str(repository_root())}
     seed = int(time.time())
     print("seed", seed)
     random = np.random.default_rng(seed)
     for _ in range(3):
-        process = subprocess.Popen(command, env={**os.environ, "COURSE_QUIET": "1"})
+        process = subprocess.Popen(command, env=environment)
         wanted = written(tmp_path) + int(random.integers(1, 5))
         while process.poll() is None and written(tmp_path) < wanted:
             time.sleep(0.01)
         assert process.poll() is None, "the training ended before it could be killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run(command, check=True, env={**os.environ, "COURSE_QUIET": "1"})
+    subprocess.run(command, check=True, env=environment)
     assert_same(whole, tmp_path)
 
 
 def test_a_stage_that_gains_nothing_leaves_the_model_of_the_one_before(towers, reranker_data, tmp_path):
-    Training(config_of(towers, learning_rate=(5e-3, 1e-12, 1e-12)), tmp_path, reranker_data).run()
+    train_stages(config_of(towers, learning_rate=(5e-3, 1e-12, 1e-12)), reranker_data, tmp_path)
     metrics = json.loads((tmp_path / train.METRICS).read_text())
     assert metrics["stage 2"]["epoch"] == metrics["stage 1"]["epoch"] == 0
     kept = weights(tmp_path / "checkpoint_0")
@@ -194,26 +196,27 @@ def test_a_stage_that_gains_nothing_leaves_the_model_of_the_one_before(towers, r
 
 
 def test_validation_leaves_the_model_in_training_mode(towers, reranker_data, tmp_path, monkeypatch):
-    modes, losses = [], Training.losses
+    modes, losses = [], TrainingSetup.losses
     monkeypatch.setattr(
-        Training, "losses", lambda self, *rest: modes.append(self.model.training) or losses(self, *rest)
+        TrainingSetup, "losses", lambda self, *rest: modes.append(self.model.training) or losses(self, *rest)
     )
-    Training(config_of(towers, epochs=(2, 0, 0), contrastive=0.0), tmp_path, reranker_data).run()
+    train_stages(config_of(towers, epochs=(2, 0, 0), contrastive=0.0), reranker_data, tmp_path)
     assert len(modes) == 6 and all(modes)
     assert "contrastive" not in read_log(tmp_path / train.LOG)
 
 
-def test_figures_count_ranks_on_validation_products(whole, towers, reranker_data, tmp_path):
-    training = Training(config_of(towers), tmp_path, reranker_data)
-    training._start_from(0, {"figures": {}})
-    figures = training.model.eval() and training.figures()
-    val = training.products[training.products["split"] == "val"]
+def test_figures_count_ranks_on_validation_products(towers, reranker_data):
+    setup = TrainingSetup.of(config_of(towers), reranker_data)
+    setup.start_stage(0)
+    setup.model.eval()
+    val = setup.examples.products.iloc[setup.examples.val]
     home = Path(reranker_data.catalogue.folder)
     images = [None if pd.isna(image) else home / image for image in val["image"]]
-    cosines = encode_products(training.model, val["text"].tolist(), images).fused
-    cosines = cosines @ encode_categories(training.model, reranker_data.paths).T
+    cosines = encode_products(setup.model, val["text"].tolist(), images).fused
+    cosines = cosines @ encode_categories(setup.model, reranker_data.paths).T
     first = [reranker_data.paths[at] for at in cosines.argmax(axis=1)]
-    assert figures["taxonomy Acc@1"] == pytest.approx(np.mean(np.array(first) == val["true_path"].to_numpy()), abs=0.03)
+    right = np.mean(np.array(first) == val["true_path"].to_numpy())
+    assert setup.validation_figures()["taxonomy Acc@1"] == pytest.approx(right, abs=0.03)
 
 
 def test_confusions_are_wrong_first_paths_of_training_products(whole, reranker_data):
@@ -231,17 +234,17 @@ def test_products_without_a_true_path_or_anything_to_see_are_no_examples(towers,
     products.loc[train_ids[2], "image"] = None
     lost = products.loc[train_ids, "product_id"].tolist()
     config = config_of(towers, products=10_000)
-    assert [name in set(examples(products, config)["product_id"]) for name in lost] == [False, False, True]
-    assert lost[2] not in set(examples(products, replace(config, inputs="image"))["product_id"])
+    assert [name in set(choose_products(products, config)["product_id"]) for name in lost] == [False, False, True]
+    assert lost[2] not in set(choose_products(products, replace(config, inputs="image"))["product_id"])
     with pytest.raises(CourseError, match="there are 0 and"):
-        examples(products[products["split"] != "train"], config)
+        choose_products(products[products["split"] != "train"], config)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"batch_size": 1}, "batch_size is 1"),
-        ({"warm_up": 1.5}, "at most 1"),
+        ({"warmup": 1.5}, "at most 1"),
         ({"epochs": (0, 0, 0)}, "not all of them 0"),
         ({"epochs": (1, 2)}, "three numbers"),
         ({"learning_rate": (1e-3, 0.0, 1e-3)}, "above 0"),
@@ -278,6 +281,28 @@ def test_the_step_keeps_what_the_training_made(measured, reranker_shop, whole):
     assert not (artifacts.folder / train.CHAPTER / "unfinished").exists() or not any(
         (artifacts.folder / train.CHAPTER / "unfinished").iterdir()
     )
+
+
+def test_the_loop_of_notebook_2_takes_the_modules_steps(measured, reranker_shop, reranker_data, capsys):
+    notebook = json.loads((repository_root() / train.CHAPTER / "02_three_stages.ipynb").read_text())
+    [cell] = [cell for cell in notebook["cells"] if "training-loop" in cell["metadata"].get("tags", [])]
+    trained = load_training(Artifacts.for_catalogue(reranker_shop))
+    variables = {"torch": torch, "trained": trained, "data": reranker_data, "config_of": train.config_of}
+    with torch.random.fork_rng(devices=[]):
+        exec("".join(cell["source"]), variables)
+    assert len(cell["source"]) <= 20 and len(variables["losses"]) == 3
+    assert variables["losses"] == trained.log["listwise"].tolist()[:3] and len(set(variables["losses"])) == 3
+    assert capsys.readouterr().out == "the same 3 losses as the module's\n"
+
+
+def test_the_step_saves_its_board_for_the_roof(measured, reranker_shop):
+    saved, board = read_scoreboard(measured.run.path), measured.board
+    assert saved["metric"].tolist() == [f"category, {metric}" for metric in board["metric"]]
+    pd.testing.assert_frame_equal(saved[["system", "value", "ci_low"]], board[["system", "value", "ci_low"]])
+    assert set(map(tuple, saved[["chapter", "source", "split"]].to_numpy())) == {
+        (train.CHAPTER, reranker_shop.source, "test")
+    }
+    assert saved["seconds"].isna().all()
 
 
 def test_ablations_change_one_thing_of_the_training_in_force(measured, reranker_shop, towers):
@@ -341,7 +366,7 @@ def test_what_another_training_made_is_refused(measured, reranker_shop, towers):
     in_force = artifacts.current(train.CHAPTER, train.STEP)
     other = replace(config_of(towers, epochs=(1, 0, 0), seed=1), catalogue=str(reranker_shop.folder))
     train.main(other)
-    with pytest.raises(CourseError, match="trained again since ablations"):
+    with pytest.raises(CourseError, match=r"trained again since studies\.ablations"):
         ablations.load_ablations(artifacts)
     with pytest.raises(CourseError, match="trained again since category_ranking"):
         category_ranking.load_category_ranking(artifacts)
@@ -350,7 +375,6 @@ def test_what_another_training_made_is_refused(measured, reranker_shop, towers):
         category_ranking.load_category_ranking(artifacts)
 
 
-def test_a_variant_of_a_training_without_stage_0_is_refused(measured, reranker_shop, reranker_data, towers):
-    without = config_of(towers, epochs=(0, 1, 0))
+def test_a_variant_of_a_training_without_stage_0_is_refused(reranker_data, towers, tmp_path):
     with pytest.raises(CourseError, match="not all of them 0"):
-        ablations._train("no queue", without, reranker_data, Artifacts.for_catalogue(reranker_shop))
+        ablations.train_variants(("no queue",), config_of(towers, epochs=(0, 1, 0)), reranker_data, tmp_path)

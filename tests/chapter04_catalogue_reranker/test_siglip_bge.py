@@ -3,10 +3,10 @@ shape, one step, a training in three stages that is interrupted, and the export.
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,15 +19,17 @@ from chapter04_catalogue_reranker import reindex, train
 from chapter04_catalogue_reranker.encode import encode_categories, encode_products
 from chapter04_catalogue_reranker.model import Architecture, CatalogueReranker
 from chapter04_catalogue_reranker.prepare_data import RerankerData
-from chapter04_catalogue_reranker.train import HEADLINE, Training
+from chapter04_catalogue_reranker.train import HEADLINE, train_stages
 from chapter04_catalogue_reranker.train_config import TrainConfig, resolved
+from chapter04_catalogue_reranker.training_setup import TrainingSetup
 from common.checkpoints import read_state
 from common.encoders import Embeddings
 from common.index import DenseIndex
+from common.training import CHECKPOINTS, parameter_groups
 from common.training_log import read_log
+from tests.chapter04_catalogue_reranker.towers_fixtures import bge_base, siglip2_base
 
 pytestmark = pytest.mark.slow
-FIXTURES = runpy.run_path(str(Path(__file__).with_name("towers_fixtures.py")))
 TEXTS = ["Title: oak chair / Description: for the garden", "Title: lamp"]
 PATHS = ["Home > Garden > Chairs", "Home > Lighting > Lamps", ""]
 MODELS = ("checkpoint_0", "checkpoint_1", "checkpoint_2", "best")
@@ -36,7 +38,7 @@ MODELS = ("checkpoint_0", "checkpoint_1", "checkpoint_2", "best")
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("towers")
-    return {"text": FIXTURES["bge_base"](folder), "vision": FIXTURES["siglip2_base"](folder)}
+    return {"text": bge_base(folder), "vision": siglip2_base(folder)}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def test_the_towers_are_those_of_the_full_profile(model, pixels):
 def test_a_step_of_stage_2_a_save_and_a_load(model, pixels, tmp_path):
     model.train_parts(2)
     model.train()
-    optimizer = torch.optim.AdamW(model.parameter_groups(0.01), lr=1e-3)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.01, no_decay="lora_"), lr=1e-3)
     before = {name: value.clone() for name, value in model.own_state().items()}
     for _ in range(2):  # at first B is 0, and A has no gradient
         products, categories = vectors(model, pixels)
@@ -111,23 +113,22 @@ def few(reranker_data) -> RerankerData:
 @pytest.fixture(scope="module")
 def _every_stage_gains() -> Iterator[None]:
     """Towers that know nothing gain by chance, and a stage that gains nothing leaves the model of the one before."""
-    figures = Training.figures
+    figures = TrainingSetup.validation_figures
 
-    def rising(self: Training) -> dict[str, float]:
+    def rising(self: TrainingSetup) -> dict[str, float]:
         changed = (value.any() for name, value in self.model.own_state().items() if "lora_B" in name)
         return figures(self) | {HEADLINE: float(sum(map(int, changed)))}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "figures", rising)
+        patch.setattr(TrainingSetup, "validation_figures", rising)
         yield
 
 
 @pytest.fixture(scope="module")
-def trained(config, few, _every_stage_gains, tmp_path_factory) -> Training:
+def trained(config, few, _every_stage_gains, tmp_path_factory) -> SimpleNamespace:
     """After a training that nothing interrupted."""
-    training = Training(config, tmp_path_factory.mktemp("whole"), few)
-    training.run()
-    return training
+    work = tmp_path_factory.mktemp("whole")
+    return SimpleNamespace(work=work, inputs=train_stages(config, few, work).inputs)
 
 
 def saved(work: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -158,7 +159,7 @@ def test_each_stage_trains_its_part_of_the_real_towers(trained):
 
 
 def test_interrupted_in_stage_2_it_goes_on_to_the_same_bits(trained, config, few, tmp_path, monkeypatch):
-    taken, losses, limit = [], Training.losses, [5]
+    taken, losses, limit = [], TrainingSetup.losses, [5]
 
     def counted(self, batch, pixels):
         if len(taken) == limit[0]:
@@ -166,15 +167,15 @@ def test_interrupted_in_stage_2_it_goes_on_to_the_same_bits(trained, config, few
         taken.append(batch.rows.tolist())
         return losses(self, batch, pixels)
 
-    monkeypatch.setattr(Training, "losses", counted)
+    monkeypatch.setattr(TrainingSetup, "losses", counted)
     with pytest.raises(KeyboardInterrupt):
-        Training(config, tmp_path, few).run()
-    state = read_state(tmp_path / "last")
-    assert (state["stage"], state["step"], state["queued"]) == (2, 1, 4)
+        train_stages(config, few, tmp_path)
+    state = read_state(tmp_path / "stage_2" / CHECKPOINTS)
+    assert (state["step"], state["queued"]) == (1, 4)
     assert not (tmp_path / "checkpoint_2").exists()
 
     limit[0] = 6
-    Training(config, tmp_path, few).run()
+    train_stages(config, few, tmp_path)
     assert sorted(taken[4] + taken[5]) == list(range(7)), "the batch that was still to come, and no other"
     expected, found = saved(trained.work), saved(tmp_path)
     assert expected.keys() == found.keys() and len(found) == 3 + len(MODELS) + 1

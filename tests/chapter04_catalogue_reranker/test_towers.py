@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +16,21 @@ from chapter03_multimodal.clip import load_clip
 from chapter04_catalogue_reranker.lora import merged, with_called_attention
 from chapter04_catalogue_reranker.towers import TextTower, VisionTower
 from common.errors import CourseError
+from tests.chapter04_catalogue_reranker.towers_fixtures import (
+    VISION,
+    shake,
+    tiny_text,
+    tiny_vision,
+    without_weights,
+)
 
-FIXTURES = runpy.run_path(str(Path(__file__).with_name("towers_fixtures.py")))
-KINDS, shake = FIXTURES["VISION"], FIXTURES["shake"]
 TEXTS = ["a red chair", "", "lamp", "a long text about a green garden chair of oak wood", "Living room > Chairs"]
 MATRICES = {"resnet": 8, "vit": 8, "siglip": 16, "siglip_whole": 16, "naflex": 16}
 
 
 @pytest.fixture(scope="module")
 def text_folder(tmp_path_factory):
-    return FIXTURES["tiny_text"](tmp_path_factory.mktemp("text"))
+    return tiny_text(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +41,10 @@ def text(text_folder):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vision")
-    return {kind: FIXTURES["tiny_vision"](kind, folder) for kind in KINDS}
+    return {kind: tiny_vision(kind, folder) for kind in VISION}
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=VISION)
 def kind(request):
     return request.param
 
@@ -231,7 +235,7 @@ def test_the_seed_decides_what_is_drawn(folders):
 
 @pytest.mark.parametrize("lacking", ["patch_embedding.weight", "layers.0.self_attn.q_proj.weight"])
 def test_a_vision_tower_knows_which_weights_its_files_lack(folders, tmp_path, lacking):
-    folder = FIXTURES["without_weights"](folders["siglip_whole"], f"vision_model.{name_of(lacking)}", tmp_path / "cut")
+    folder = without_weights(folders["siglip_whole"], f"vision_model.{name_of(lacking)}", tmp_path / "cut")
     towers = [VisionTower.load(folder, lora_rank=2, seed=seed) for seed in (0, 0, 1)]
     assert [name.replace(".base_layer", "").endswith(lacking) for name in towers[0].new] == [True]
     drawn = [tower.get_parameter(tower.new[0]) for tower in towers]
@@ -244,7 +248,7 @@ def name_of(lacking):
 
 
 def test_a_text_tower_knows_which_weights_its_files_lack(text_folder, tmp_path):
-    folder = FIXTURES["without_weights"](text_folder, "layer.1.attention.self.key.weight", tmp_path / "cut")
+    folder = without_weights(text_folder, "layer.1.attention.self.key.weight", tmp_path / "cut")
     tower = TextTower.load(folder, lora_rank=2)
     assert len(tower.new) == 1
     assert tower.new[0].endswith("layer.1.attention.self.key.base_layer.weight")
@@ -281,7 +285,7 @@ def test_a_vision_tower_that_is_not_there(name):
 def test_vision_folders_that_hold_something_else(folders, text_folder, tmp_path):
     with pytest.raises(CourseError, match="type 'bert'"):
         VisionTower.load(text_folder, lora_rank=2)
-    broken = FIXTURES["without_weights"](folders["siglip"], "head.probe", tmp_path / "siglip")
+    broken = without_weights(folders["siglip"], "head.probe", tmp_path / "siglip")
     (Path(broken) / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}')
     with pytest.raises(CourseError, match="image_std"):
         VisionTower.load(broken, lora_rank=2)

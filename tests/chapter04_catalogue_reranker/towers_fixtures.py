@@ -1,8 +1,7 @@
-"""Tiny towers of random weights, one of every kind, in local folders; for `runpy.run_path`."""
+"""Tiny towers of random weights, one of every kind, in local folders."""
 
 from __future__ import annotations
 
-import runpy
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import open_clip
 import torch
 from safetensors.torch import load_file, save_file
 
+from chapter04_catalogue_reranker.architecture import Architecture
 from common.atomic import write_json
+from tests.chapter02_two_tower.toy import tiny_encoder
 
 SEEN = {"mean": (0.5, 0.4, 0.3), "std": (0.5, 0.25, 0.2)}
 TEXT_CFG = {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1}
@@ -22,8 +23,7 @@ VISION = ("resnet", "vit", "siglip", "siglip_whole", "naflex")
 
 def tiny_text(folder: Path) -> str:
     """A sentence encoder of 32 dimensions and two layers."""
-    toy = Path(__file__).parents[1] / "chapter02_two_tower" / "toy.py"
-    return runpy.run_path(str(toy))["tiny_encoder"](folder)
+    return tiny_encoder(folder)
 
 
 def tiny_vision(kind: str, folder: Path) -> str:
@@ -79,10 +79,8 @@ def without_weights(folder: str, ending: str, target: Path) -> str:
     return str(target)
 
 
-def small(text: str, vision: str, **changes):
-    """An `Architecture` of 16 dimensions on these towers."""
-    from chapter04_catalogue_reranker.model import Architecture
-
+def small(text: str, vision: str, **changes) -> Architecture:
+    """An architecture of 16 dimensions on these towers."""
     sizes = {"hidden": 24, "dimension": 16, "product_length": 24, "category_length": 12}
     return Architecture(text=text, vision=vision, **(sizes | {"text_lora_rank": 2, "vision_lora_rank": 2} | changes))
 

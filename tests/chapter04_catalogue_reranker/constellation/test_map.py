@@ -18,15 +18,9 @@ from PIL import Image
 
 from chapter04_catalogue_reranker.constellation import map as constellation
 from chapter04_catalogue_reranker.constellation import page as constellation_page
-from chapter04_catalogue_reranker.constellation.map import (
-    build,
-    draw_map,
-    drawn_rows,
-    evened,
-    lay_out,
-    neighbours,
-    stars,
-)
+from chapter04_catalogue_reranker.constellation.drawing import draw_map
+from chapter04_catalogue_reranker.constellation.layout import FEWEST_TO_LAY_OUT, evened, lay_out, neighbours, stars
+from chapter04_catalogue_reranker.constellation.map import build, drawn_rows
 from chapter04_catalogue_reranker.constellation.page import (
     GREY,
     PALETTE,
@@ -134,7 +128,7 @@ def test_pacmap_is_as_quiet_as_its_neighbours(caplog, capfd):
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(2)
     try:
-        lay_out(clusters(constellation.FEWEST_TO_LAY_OUT)[0], seed=0)
+        lay_out(clusters(FEWEST_TO_LAY_OUT)[0], seed=0)
         assert faiss.omp_get_max_threads() == 2
     finally:
         faiss.omp_set_num_threads(threads)

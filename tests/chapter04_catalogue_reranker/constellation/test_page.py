@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from chapter04_catalogue_reranker.constellation.map import neighbours, stars
+from chapter04_catalogue_reranker.constellation.layout import neighbours, stars
 from chapter04_catalogue_reranker.constellation.page import PALETTE, Sky, render
 from common.errors import CourseError
 from course.bench import FIELDS
