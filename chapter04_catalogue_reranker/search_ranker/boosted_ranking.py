@@ -35,8 +35,11 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Boosting:
-    """trees: number of trees; fewer are kept if validation says so, a multiple of `stage`. leaves: of a tree, at most.
-    min_data_in_leaf: pairs. start_weight: factor of the starting score, which lies between 0 and 1."""
+    """Set how the trees are fitted.
+
+    trees: number of trees; fewer are kept if validation says so, a multiple of `stage`. leaves: of a tree, at most.
+    min_data_in_leaf: pairs. start_weight: factor of the starting score, which lies between 0 and 1.
+    """
 
     trees: int = 200
     stage: int = 20
@@ -132,7 +135,7 @@ def staged_scores(booster: Booster, values: pd.DataFrame, start: np.ndarray, set
 
 @dataclass(frozen=True)
 class Validation:
-    """Computes nDCG@10 of the pairs of a table: the figures of `common.evaluation`, but fast enough for every stage of
+    """Compute nDCG@10 of the pairs of a table: the figures of `common.evaluation`, but fast enough for every stage of
     every setting.
 
     row, tie_break, gain: of each pair [M]; the smaller `tie_break` comes first. ideal: the ideal DCG@10 of each query

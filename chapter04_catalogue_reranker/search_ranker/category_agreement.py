@@ -29,8 +29,11 @@ CHAPTER = "chapter04_catalogue_reranker"
 
 @dataclass(frozen=True)
 class Categories:
-    """towers: encode the queries. vectors: float32 [C, D] of the categories `paths`. product_probs: float32 [N, C], a
-    row for each product of the catalogue; each row sums to 1."""
+    """Hold the category distributions of products, and what queries' distributions are computed with.
+
+    towers: encode the queries. vectors: float32 [C, D] of the categories `paths`. product_probs: float32 [N, C], a row
+    for each product of the catalogue; each row sums to 1.
+    """
 
     towers: FrozenTowers
     vectors: np.ndarray

@@ -47,7 +47,7 @@ TRAP = "with the towers' columns"
 
 
 class Learner(NamedTuple):
-    """Tables of training and validation queries, positions and grades of the training pairs, and the validation."""
+    """Hold tables of training and validation queries, positions and grades of the training pairs, the validation."""
 
     train: PairTable
     val: PairTable

@@ -20,7 +20,7 @@ NO_BRAND = -1
 
 
 class FieldMatches:
-    """Compares queries with the fields of `products`, a catalogue's table."""
+    """Compare queries with the fields of `products`, a catalogue's table."""
 
     def __init__(self, products: pd.DataFrame) -> None:
         self.vocabulary: dict[str, int] = {}

@@ -82,7 +82,7 @@ class RankerConfig:
 
 @dataclass(frozen=True)
 class RankerResult:
-    """Settings and figures of a ranker; all figures are nDCG@10 on the validation queries.
+    """Hold settings and figures of a ranker; all figures are nDCG@10 on the validation queries.
 
     settings: leaves, start_weight, number of trees, columns. choices: leaves, start_weight, best number of trees and
     its nDCG@10. validation: query_id, kind, start, ranker, ranker_out_of_fold (see the module's docstring).
@@ -101,7 +101,7 @@ class RankerResult:
 
 
 class LearnedRanker:
-    """Ranks the candidates of `QueryFeatures` by start_weight * start + trees; a `common.search.Searcher`.
+    """Rank the candidates of `QueryFeatures` by start_weight * start + trees; a `common.search.Searcher`.
 
     The starting score is that of chapter 3's best system, whose other hits follow after the candidates, in its order.
     booster: reads `columns`.

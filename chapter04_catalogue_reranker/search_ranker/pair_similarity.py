@@ -16,14 +16,14 @@ from common.encoders import TextEncoder
 
 @dataclass(frozen=True)
 class Encoded:
-    """encoder: encodes queries. vectors: [N, D] of the catalogue's products, NaN for those without one."""
+    """Hold an encoder for queries, and vectors [N, D] of the catalogue's products, NaN for products without one."""
 
     encoder: TextEncoder
     vectors: np.ndarray
 
     @cached_property
     def mean_and_covariance(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean [D] and covariance [D, D] of the products' vectors."""
+        """Return the mean [D] and covariance [D, D] of the products' vectors."""
         known = self.vectors[np.isfinite(self.vectors[:, 0])].astype(np.float64)
         if not len(known):
             return np.zeros(self.vectors.shape[1]), np.zeros((self.vectors.shape[1],) * 2)
@@ -32,10 +32,10 @@ class Encoded:
 
 
 class StandardisedCosines:
-    """Cosines of texts [T] with products as standard scores: how far a product stands out for this text.
+    """Standardise the cosines of texts [T] with products, which shows how far a product stands out for a text.
 
-    From each cosine is taken the text's mean over all products with a vector, and the rest is divided by its standard
-    deviation. Both come from the products' mean m and covariance S: mean q.m, variance q'Sq.
+    A standardised cosine is the cosine less the text's mean over all products with a vector, divided by the standard
+    deviation. Both follow from the products' mean m and covariance S: mean q.m, variance q'Sq.
     """
 
     def __init__(self, encoded: Encoded, texts: Sequence[str]) -> None:

@@ -77,7 +77,7 @@ FEEDBACK = 10
 
 @dataclass(frozen=True)
 class PairTable:
-    """M pairs of queries and products.
+    """Hold M pairs of queries and products with their features.
 
     row: position of the query [M], ascending. product: the product's row in the catalogue [M]. values: a float32 column
     for each feature. groups: of `GROUPS`, by column. starts: by group of `BEST_OF_CHAPTER`, that system's score [M], 0
@@ -97,7 +97,7 @@ class PairTable:
 
 
 class QueryFeatures:
-    """Finds the candidates of queries and computes their features.
+    """Find the candidates of queries and compute their features.
 
     searchers: by name, all those of `SYSTEMS` and `CANDIDATES_FROM`. keyword: chapter 1's BM25. minilm, clip: text
     encoders with the vectors of the products' texts and of their pictures. categories: of the chapter's model. depth:

@@ -32,8 +32,11 @@ _REFUSAL = re.compile(r"^(.*?\w),?\s+(?:but\s+)?(?<!does )(?<!do )(?<!must )(?:n
 
 @dataclass(frozen=True)
 class ParsedQuery:
-    """wanted: the words that the product should match. unwanted: the words that it should not match, "" for none.
-    limit: the highest price, NaN if none is named."""
+    """Say what a query asks for.
+
+    wanted: the words that the product should match. unwanted: the words that it should not match, "" for none. limit:
+    the highest price, NaN if none is named.
+    """
 
     wanted: str
     unwanted: str
@@ -41,7 +44,7 @@ class ParsedQuery:
 
 
 class Speller:
-    """Replaces each unknown word by the most frequent known word that is one typing error away (a letter left out,
+    """Replace each unknown word by the most frequent known word that is one typing error away (a letter left out,
     added, wrong, or two swapped), or two for long words.
 
     texts: product texts; their words are known. queries: training queries; words that two of them share are known too.

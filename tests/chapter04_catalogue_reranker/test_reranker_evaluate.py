@@ -1,4 +1,4 @@
-"""The comparison with all earlier chapters, whose evaluations are made of guesses here."""
+"""Check the comparison with all earlier chapters, whose evaluations are made of guesses here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ THEIRS = (("fusion", "fusion + feedback", "reranked fusion"), ("two towers + BM2
 
 
 def evaluated(catalogue: Catalogue, artifacts: Artifacts, chapter: str, names: tuple[str, ...], **said) -> None:
-    """An evaluation of guesses under these names, as the chapter's own step would write it."""
+    """Write an evaluation of guesses under these names, as the chapter's own step would."""
     config = EvaluateConfig(catalogue=str(catalogue.folder), **said)
     with artifacts.new_run(chapter, "reindex", config={}):
         pass
@@ -48,7 +48,7 @@ def evaluated(catalogue: Catalogue, artifacts: Artifacts, chapter: str, names: t
 
 @pytest.fixture(scope="module")
 def world(reranker_root, tmp_path_factory):
-    """(catalogue, artifacts); the ranker is one more guess, and somebody trained it."""
+    """Return catalogue and artifacts; the ranker is one more guess, with a run of its own."""
     catalogue = toy_shop().save(tmp_path_factory.mktemp("toy") / "catalogue")
     artifacts = Artifacts.for_catalogue(catalogue)
     with pytest.MonkeyPatch.context() as patch:

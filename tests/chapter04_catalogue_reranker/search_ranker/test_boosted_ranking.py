@@ -1,4 +1,4 @@
-"""What the trees learn from and are measured by, against the slow way."""
+"""Check training pairs, trees and validation against slow reference code."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_ideal_order_scores_1_and_what_no_candidate_list_holds_is_missed():
     np.testing.assert_allclose(full.ndcg(full.gain), [1, 1, 0])
 
 
-def test_it_learns_from_the_judged_and_from_some_unjudged_that_stand_low():
+def test_training_pairs_are_the_judged_and_some_unjudged_of_low_rank():
     rng = np.random.default_rng(1)
     table = pairs([(row, product) for row in range(3) for product in range(4)])
     grades = np.where(rng.random(12) < 0.4, 3.0, np.nan)
@@ -113,7 +113,7 @@ def test_without_a_relevant_candidate_there_is_nothing_to_learn():
 
 
 def learnable(queries: int = 40):
-    """Column x says all; the start knows nothing."""
+    """Return pairs whose column x decides the grade; the start is random."""
     rng = np.random.default_rng(2)
     row = np.repeat(np.arange(queries), 12)
     x, noise = rng.random(len(row)), rng.random(len(row))
@@ -143,7 +143,7 @@ def _ideal(grades, row):
     return np.array([sum(g / np.log2(at + 2) for at, g in enumerate(best)) for best in every])
 
 
-def test_a_choice_made_without_a_query_never_knows_it():
+def test_a_choice_made_out_of_fold_never_sees_the_query():
     rng = np.random.default_rng(4)
     figures = rng.random((6, 23))
     found = out_of_fold(figures, seed=0)

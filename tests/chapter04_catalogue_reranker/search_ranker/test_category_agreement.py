@@ -1,4 +1,4 @@
-"""Category distributions from an export, against the model asked one query at a time."""
+"""Check category distributions from an export against softmax computed by hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shop():
 
 @pytest.fixture
 def export(monkeypatch):
-    """Of products c and a, in this order; queries are encoded by their length."""
+    """Stand in for an export of products c and a, in this order; queries are encoded by their length."""
     fused = np.array([[0, 0, 1, 0], [0.6, 0.8, 0, 0]], dtype=np.float32)
     made = SimpleNamespace(
         run=SimpleNamespace(manifest={"config": {"split": "all"}}),
@@ -65,7 +65,7 @@ def test_each_row_is_a_softmax_of_scaled_cosines(shop, export):
     np.testing.assert_allclose([*asked.sum(axis=1), *theirs.sum(axis=1)], 1, rtol=1e-5)
 
 
-def test_what_the_catalogue_names_is_certain_and_what_nobody_knows_is_open(shop, export):
+def test_a_category_of_the_catalogue_is_certain_and_an_unknown_one_is_uniform(shop, export):
     theirs = category_distributions(None, shop, [])[1]
     np.testing.assert_array_equal(theirs[1], [0, 1, 0])
     np.testing.assert_allclose(theirs[3], 1 / 3, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""The step, its searcher and its study, on a toy shop whose features are made without a model."""
+"""Check the step, its searcher and its feature study on a toy shop, whose features need no model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ QUERIES = ["red lamp", "chair, but not blue"]
 
 @pytest.fixture(scope="module")
 def world(reranker_root, tmp_path_factory):
-    """(catalogue, artifacts); features of guesses, made of no run."""
+    """Return catalogue and artifacts; features come from guesses, not from runs."""
     catalogue = toy_shop().save(tmp_path_factory.mktemp("toy") / "catalogue")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learned_ranker.QueryFeatures, "load", lambda artifacts, found: toy_features(found))
@@ -170,9 +170,7 @@ def test_without_judged_queries_the_error_says_of_which_split(world, split, tmp_
 def test_a_ranker_of_other_runs_is_refused(world, result, monkeypatch):
     other = type("Run", (), {"name": "another"})()
     monkeypatch.setattr(learned_ranker, "inputs_of", lambda artifacts: {"towers": other})
-    with pytest.raises(
-        CourseError, match=r"towers.*\n.*python -m chapter04.*\.search_ranker\.learned_ranker"
-    ):
+    with pytest.raises(CourseError, match=r"towers.*\n.*python -m chapter04.*\.search_ranker\.learned_ranker"):
         load_ranker(world[1], world[0])
 
 

@@ -1,4 +1,4 @@
-"""Every column against the same figure of one pair at a time."""
+"""Check every column against the same figure computed for one pair at a time."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_categories_agree_as_their_distributions_do(features, table):
 
 
 def _standard(encoded, text, product):
-    """The cosine of one pair, less the mean of all, by their deviation."""
+    """Return the standardised cosine of one pair."""
     asked = encoded.encoder.vector(text)
     every = encoded.vectors[np.isfinite(encoded.vectors[:, 0])] @ asked
     return (encoded.vectors[product] @ asked - every.mean()) / every.std()
@@ -180,8 +180,8 @@ def test_words_are_summed_in_one_order_whatever_the_hashes_of_a_process(features
 def test_allowed_and_excluded_products(features):
     ids = features.product_ids.tolist()
     table = features.of(["red lamp", "blue rug"], allowed=ids[:30], exclude=[ids[:10], []])
-    for row, shut in ((0, 10), (1, 0)):
-        assert {*features.product_ids[table.product[table.row == row]]} <= {*ids[shut:30]}
+    for row, excluded in ((0, 10), (1, 0)):
+        assert {*features.product_ids[table.product[table.row == row]]} <= {*ids[excluded:30]}
     assert len(table.row) and features.of([]).values.shape == (0, table.values.shape[1])
 
 

@@ -1,4 +1,4 @@
-"""What a query is read as, and its spelling."""
+"""Check the parsing of queries, and their spelling."""
 
 from __future__ import annotations
 

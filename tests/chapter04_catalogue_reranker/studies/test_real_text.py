@@ -1,4 +1,4 @@
-"""The step on toy tables in the layout of the real ones: what is trained on, chosen on and measured on; the figures."""
+"""Check the step on toy tables in the layout of the real ones: training, held-out and test rows, and the figures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from chapter04_catalogue_reranker.studies.real_text import (
     load_real_text,
     main,
     per_text,
-    scoreboard_rows,
 )
 from chapter04_catalogue_reranker.studies.text_tasks import (
     TextTask,
@@ -44,6 +43,7 @@ from common.artifacts import Artifacts
 from common.catalogue import load_catalogue
 from common.catalogue.shopify_taxonomy import split_of_parent
 from common.errors import CourseError, MissingArtifact
+from common.scoreboard import COLUMNS
 
 KINDS = {
     "Lamps": "Home/Lamps",
@@ -52,7 +52,6 @@ KINDS = {
     "Belts": "Men/Belts",
     "Kites": "Toys/Kites",
 }
-BOARD = {"chapter", "system", "source", "split", "metric", "value", "ci_low", "ci_high", "n_queries", "seconds"}
 
 
 def listing(number: int, kind: str, *, root: str = "Categories", **given: str) -> dict[str, str]:
@@ -74,7 +73,7 @@ def write_abo(home) -> None:
 
 
 def write_taxonomy(home) -> None:
-    """Every path has its place at a namesake, but for "Odd" ones, which are where their parents are."""
+    """Write paths that map to their namesakes, except "Odd" ones, which map where their parents do."""
     folder = home / "shopify-taxonomy"
     folder.mkdir(parents=True)
     paths = [f"Root{a}" for a in range(12)]
@@ -118,7 +117,7 @@ def measured(request, home, config):
     config = replace(config, catalogue=request.param)
     result = main(config)
     catalogue = load_catalogue(request.param, **SELECTION[request.param])
-    return result, config, Artifacts.for_catalogue(catalogue), catalogue
+    return result, config, catalogue
 
 
 # what is asked, and on which rows
@@ -148,7 +147,7 @@ def test_no_family_is_cut():
     assert (carve(table, 0.4, seed=3) != held).any()
 
 
-def test_what_is_missing_makes_no_kin():
+def test_missing_cells_relate_no_rows():
     """Of every four rows, one each has no item, no photo and no title, and one has all."""
     rows = [listing(n, "Lamps") for n in range(400)]
     for n in range(0, 400, 4):
@@ -220,7 +219,7 @@ def test_what_is_missing_is_an_error(abo, taxonomy, home, tmp_path, monkeypatch)
         table.to_parquet(tmp_path / "abo-mini" / f"{name}.parquet")
     with pytest.raises(CourseError, match="node_path"):
         abo_task(abo)
-    with pytest.raises(MissingArtifact, match=r"chapter04_catalogue_reranker\.real_text"):
+    with pytest.raises(MissingArtifact, match=r"chapter04_catalogue_reranker\.studies\.real_text"):
         load_real_text(Artifacts("abo", "0" * 16))
 
 
@@ -286,7 +285,7 @@ def test_comparisons_are_paired_with_each_other_system():
 
 
 def test_there_is_a_row_for_each_system_and_figure(measured):
-    result, config, artifacts, catalogue = measured
+    result, config, *_ = measured
     rules = [NEAREST] if config.catalogue == "abo" else [PARENT, NAME]
     metrics = ["R@1", "R@10", "MRR", MACRO_RECALL]
     if config.catalogue == "abo":
@@ -295,20 +294,19 @@ def test_there_is_a_row_for_each_system_and_figure(measured):
     assert result.board["system"].unique().tolist() == systems
     for system in systems:
         assert result.board.loc[result.board["system"] == system, "metric"].tolist() == metrics
-    assert {*result.board.columns} == BOARD
+    assert tuple(result.board.columns) == COLUMNS
     assert {*result.board["split"]} == {"val" if config.catalogue == "abo" else "test"}
     assert {*result.comparisons["against"]} == {ZERO_SHOT, *rules, RANKER}
     assert set(result.facts["held out"]) == {*systems}
-    pd.testing.assert_frame_equal(scoreboard_rows(artifacts, catalogue), result.board)
     assert main(config).run.name == result.run.name
 
 
 def test_the_figures_are_those_of_the_saved_model(measured):
-    result, config, _, catalogue = measured
+    result, config, catalogue = measured
     task = abo_task(catalogue, config.held_out, config.seed) if config.catalogue == "abo" else shopify_task(catalogue)
     model = CatalogueReranker.load(result.run.path / "model")
-    told = [task.texts[row] for row in task.test]
-    scores = encode_products(model, told, [None] * len(told)).fused @ encode_categories(model, task.paths).T
+    texts = [task.texts[row] for row in task.test]
+    scores = encode_products(model, texts, [None] * len(texts)).fused @ encode_categories(model, task.paths).T
     ranks = [int((row >= row[label]).sum()) for row, label in zip(scores, task.labels[task.test], strict=True)]
     values = result.board.set_index(["system", "metric"])["value"][RANKER]
     assert values["R@1"] == pytest.approx(np.mean([rank == 1 for rank in ranks]))

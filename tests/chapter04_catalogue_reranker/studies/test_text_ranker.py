@@ -1,4 +1,4 @@
-"""Training on features, neighbours and votes, each against a plain loop."""
+"""Check training on features, neighbours and votes against plain loops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from chapter04_catalogue_reranker.model import Architecture, CatalogueReranker
+from chapter04_catalogue_reranker.architecture import Architecture
+from chapter04_catalogue_reranker.model import CatalogueReranker
 from chapter04_catalogue_reranker.studies import text_ranker
 from common.errors import CourseError
 
@@ -39,7 +40,7 @@ def naive_cosine(known: list[str], one: str, other: str) -> float:
 
 
 def test_similarities_are_those_of_a_plain_loop(monkeypatch):
-    monkeypatch.setattr(text_ranker, "TEXTS_A_CHUNK", 2)
+    monkeypatch.setattr(text_ranker, "TEXTS_PER_CHUNK", 2)
     asked = ["oak chair", "lamp of oak", "something else"]
     found = text_ranker.similarities(TITLES, asked)
     naive = [[naive_cosine(TITLES, title, one) for title in TITLES] for one in asked]
@@ -76,15 +77,15 @@ def test_a_vote_of_no_weight_changes_no_place_and_one_of_much_weight_decides():
     labels = np.arange(20) % 8
     vote = {"rule": text_ranker.rule_votes([[label] for label in labels.tolist()], 8)}
     np.testing.assert_array_equal(
-        text_ranker.places(text_ranker.mixed(learned, vote, {"rule": 0.0}), labels),
-        text_ranker.places(np.log(learned), labels),
+        text_ranker.true_ranks(text_ranker.mix(learned, vote, {"rule": 0.0}), labels),
+        text_ranker.true_ranks(np.log(learned), labels),
     )
-    assert (text_ranker.places(text_ranker.mixed(learned, vote, {"rule": 2.0}), labels) == 1).all()
+    assert (text_ranker.true_ranks(text_ranker.mix(learned, vote, {"rule": 2.0}), labels) == 1).all()
 
 
 def test_paths_of_hardly_any_probability_keep_their_order():
     learned = np.array([[1 - 1.1e-8, 1e-8, 1e-9]], dtype=np.float64)
-    assert text_ranker.places(text_ranker.mixed(learned, {}, {}), np.array([1])).tolist() == [2]
+    assert text_ranker.true_ranks(text_ranker.mix(learned, {}, {}), np.array([1])).tolist() == [2]
 
 
 def test_the_best_weights_are_chosen_and_of_equals_the_least():
@@ -101,7 +102,7 @@ def test_a_vote_for_the_frequent_path_must_not_cost_the_rare_ones():
     learned = np.float32([[0.9, 0.1, 0.0]] * 4 + [[0.1, 0.9, 0.0]] * 5 + [[0.1, 0.0, 0.9]])
     labels, frequent = np.array([0] * 8 + [1, 2]), {"frequent": text_ranker.rule_votes([[0]] * 10, 3)}
     hits = {
-        weight: (text_ranker.places(text_ranker.mixed(learned, frequent, {"frequent": weight}), labels) == 1).sum()
+        weight: (text_ranker.true_ranks(text_ranker.mix(learned, frequent, {"frequent": weight}), labels) == 1).sum()
         for weight in (0, 1)
     }
     assert hits == {0: 6, 1: 8}
@@ -128,10 +129,10 @@ def test_training_learns_the_paths_and_leaves_the_towers(tiny_text_encoder, feat
     texts, paths, labels = features
     model = new_model(tiny_text_encoder)
     before = {name: weight.clone() for name, weight in model.text_tower.named_parameters()}
-    start = text_ranker.places(np.log(text_ranker.probabilities(model.eval(), texts, paths)), labels)
+    start = text_ranker.true_ranks(np.log(text_ranker.probabilities(model.eval(), texts, paths)), labels)
     text_ranker.fit_text_ranker(model, texts, paths, labels, text_ranker.Fitting(epochs=15, batch_size=8))
     found = text_ranker.probabilities(model, texts, paths)
-    assert (text_ranker.places(np.log(found), labels) == 1).all() and not (start == 1).all()
+    assert (text_ranker.true_ranks(np.log(found), labels) == 1).all() and not (start == 1).all()
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
     assert all(torch.equal(weight, before[name]) for name, weight in model.text_tower.named_parameters())
     assert not model.training
