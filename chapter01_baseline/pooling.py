@@ -24,6 +24,7 @@ from common.evaluation import evaluate, query_id_list, rankings
 if TYPE_CHECKING:
     from common.search import Hits
 
+METRIC = "nDCG@10"
 VIEWS = ("truth", "pooled", "judged_only")
 """Ways to judge a system: the full truth; the pool, with unjudged products counted as not relevant; the pool, with
 unjudged products taken out of the ranking."""
@@ -69,13 +70,10 @@ def compare_judgements(
     query_ids: Sequence[str] | pd.DataFrame,
     truth: pd.DataFrame,
     pooled: pd.DataFrame,
-    *,
-    metric: str = "nDCG@10",
-    gains: str = "linear",
 ) -> pd.DataFrame:
     """Measure each system in the three `VIEWS`; return one row for each, best by the truth first.
 
-    Columns: `system`; the mean `metric` by `truth`, `pooled`, `judged_only`; `Judged@10` in the pool; and the place (1
+    Columns: `system`; the mean `METRIC` by `truth`, `pooled`, `judged_only`; `Judged@10` in the pool; and the place (1
     is best, equal values share one) that each view gives the system: `rank_truth`, `rank_pooled`, `rank_judged_only`.
     `kendall_tau` of two value columns says how well two views agree on the order.
     """
@@ -83,11 +81,11 @@ def compare_judgements(
     rows = []
     for system, hits in runs.items():
         means = {
-            "truth": evaluate(hits, query_ids, truth, metrics=[metric], gains=gains),
-            "pooled": evaluate(hits, query_ids, pooled, metrics=[metric, "Judged@10"], gains=gains),
-            "judged_only": evaluate(hits, query_ids, pooled, metrics=[metric], gains=gains, judged_only=True),
+            "truth": evaluate(hits, query_ids, truth, metrics=[METRIC]),
+            "pooled": evaluate(hits, query_ids, pooled, metrics=[METRIC, "Judged@10"]),
+            "judged_only": evaluate(hits, query_ids, pooled, metrics=[METRIC], judged_only=True),
         }
-        values = {view: means[view][metric].mean() for view in VIEWS}
+        values = {view: means[view][METRIC].mean() for view in VIEWS}
         rows.append({"system": system, **values, "Judged@10": means["pooled"]["Judged@10"].mean()})
     table = pd.DataFrame(rows)
     for view in VIEWS:
@@ -100,29 +98,25 @@ def leave_one_out(
     query_ids: Sequence[str] | pd.DataFrame,
     truth: pd.DataFrame,
     *,
-    metric: str = "nDCG@10",
-    gains: str = "linear",
     budget: int = 25,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Measure each system as if it had come too late for the pool; return one row for each, best by the truth first.
 
-    For each system the pool is made once by all systems and once by all others. Columns: `system`; `metric` by
+    For each system the pool is made once by all systems and once by all others. Columns: `system`; `METRIC` by
     the `truth`, in the pool of all (`in_pool`), in the pool of the others (`left_out`), and there with unjudged
     products taken out (`left_out_judged_only`); `Judged@10` when left out; and its place among all systems by each of
     the first three: `rank_truth`, `rank_in_pool`, `rank_left_out`.
     """
     if len(runs) < 2:
         raise CourseError("leave_one_out: needs two systems or more, so that one is left to make the pool.")
-    options = {"metric": metric, "gains": gains}
-    shared = compare_judgements(
-        runs, query_ids, truth, pool(runs, query_ids, truth, budget=budget, seed=seed), **options
-    )
+    everyone = pool(runs, query_ids, truth, budget=budget, seed=seed)
+    shared = compare_judgements(runs, query_ids, truth, everyone)
     rows = []
     for together in shared.to_dict("records"):
         system = together["system"]
         others = pool({n: h for n, h in runs.items() if n != system}, query_ids, truth, budget=budget, seed=seed)
-        alone = compare_judgements(runs, query_ids, truth, others, **options).set_index("system").loc[system]
+        alone = compare_judgements(runs, query_ids, truth, others).set_index("system").loc[system]
         rows.append(
             {
                 "system": system,
