@@ -187,3 +187,18 @@ def test_steps_print_errors_for_people():
             ):
                 found.append(name)
     assert found == []
+
+
+def test_docstrings_of_functions_say_what_to_do():
+    """The first word is an imperative ("Return the ..."), not a question word, an article or a third person."""
+    no_imperative = r"(What|Which|How|Where|Whether|When|The|An?|Those|Its|All|Each|Every|\w+(?<![sie])s) "
+    found = []
+    for name, tree in modules():
+        if not name.startswith(("chapter", "common/", "course/")):
+            continue
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and not node.decorator_list]
+        said = [(node, ast.get_docstring(node) or "") for node in functions]
+        found += [f"{name}: {node.name}: {text[:60]}" for node, text in said if re.match(no_imperative, text)]
+    assert found == []
+    assert re.match(no_imperative, "Trains the towers.") and re.match(no_imperative, "Which weights to train.")
+    assert not re.match(no_imperative, "Return the rows.") and not re.match(no_imperative, "Process the rows.")
