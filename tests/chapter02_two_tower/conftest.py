@@ -45,13 +45,14 @@ def pretend_training(save_towers) -> Callable[..., None]:
 
 @pytest.fixture(scope="package")
 def run_chapter01(tiny_encoder) -> Callable[..., None]:
-    """`run_chapter01(catalogue, split)`: reindex, choose and evaluate, with the tiny encoder in MiniLM's place."""
+    """`run_chapter01(catalogue, split)`: reindex, choose and evaluate what is judged, with the tiny encoder."""
 
     def run(catalogue: Catalogue, split: str = "test") -> None:
         source = str(catalogue.folder)
         reindex.main(reindex.ReindexConfig(catalogue=source, model=str(tiny_encoder), max_length=32))
         choose.main(choose.ChooseConfig(catalogue=source))
-        evaluate.main(evaluate.EvaluateConfig(catalogue=source, split=split))
+        if len(catalogue.judgements):
+            evaluate.main(evaluate.EvaluateConfig(catalogue=source, split=split))
 
     return run
 

@@ -111,12 +111,14 @@ def test_embed_agrees_with_forward_and_leaves_the_model_alone(architecture, monk
     placement = Placement("cpu", "torch", precision, "a test")
     monkeypatch.setattr("chapter02_two_tower.model.choose_placement", lambda engine: placement)
     model = TwoTowerModel.build(replace(architecture, dropout=0.3, projection=8), seed=0)
+    trained = [weight.requires_grad for weight in model.parameters()]
     vectors = model.product.embed(TEXTS)
     assert vectors.dtype == np.float32
     assert (vectors[0] == vectors[5]).all()
     assert model.training
-    assert next(model.parameters()).dtype == torch.float32
-    assert next(model.parameters()).requires_grad
+    weights = [*model.parameters()]
+    assert {weight.dtype for weight in weights} == {torch.float32}
+    assert [weight.requires_grad for weight in weights] == trained
     expected = model.eval().product(model.product.tokenise(TEXTS)).detach().numpy()
     assert (vectors * expected).sum(axis=1).min() > likeness
 
