@@ -13,6 +13,8 @@ from chapter02_two_tower.embedding_map import draw_map, embedding_map, sample_fo
 from common.catalogue import product_text
 from common.errors import CourseError
 
+pytestmark = pytest.mark.slow
+
 matplotlib.use("Agg")
 
 

@@ -29,6 +29,8 @@ from chapter01_baseline.studies.recall import TOLERANCE, kth_scores, recall_by_s
 from chapter01_baseline.studies.stand_in import ShopVectors, TokenMean, other_products, shop_queries, shop_vectors
 from common.errors import CourseError
 
+pytestmark = pytest.mark.slow
+
 DIMENSION = 32
 
 

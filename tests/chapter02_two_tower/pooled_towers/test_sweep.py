@@ -21,6 +21,8 @@ from common.artifacts import Artifacts
 from common.catalogue import Catalogue
 from common.errors import CourseError, MissingArtifact
 
+pytestmark = pytest.mark.slow
+
 
 def value_of(settings):
     """A landscape with one top: a rate of 0.003, a margin of 0.5, the more dimensions the better."""

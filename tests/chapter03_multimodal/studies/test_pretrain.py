@@ -34,6 +34,8 @@ from chapter03_multimodal.studies.pretrain import (
 from common.pocket_shop.vocabulary import leaves
 from common.training_log import TrainingLog
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 64},
@@ -334,7 +336,6 @@ def test_stopped_between_two_checkpoints_it_goes_on_to_the_same_bits(whole, toy,
     assert log_of(work) == whole[1]
 
 
-@pytest.mark.slow
 def test_killed_by_the_system_it_goes_on_to_the_same_bits(whole, toy, tmp_path, kill_at_pause):
     script = f"""
     from runpy import run_path

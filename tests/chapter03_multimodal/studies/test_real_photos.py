@@ -41,6 +41,8 @@ from common.scoreboard import COLUMNS
 from common.training_log import read_log
 from tests.chapter03_multimodal.grocery import draw, write_grocery_store
 
+pytestmark = pytest.mark.slow
+
 CLASSES = [
     ("Green-Apple", 0, "Apple", 0, "Fruit/Apple/Green-Apple", (60, 200, 60)),
     ("Pink-Lady", 1, "Apple", 0, "Fruit/Apple/Pink-Lady", (220, 90, 120)),

@@ -35,6 +35,8 @@ from common.errors import CourseError
 from common.scoreboard import COLUMNS
 from tests.chapter03_multimodal.grocery import draw, write_grocery_store
 
+pytestmark = pytest.mark.slow
+
 CLASSES = [
     ("Apple", 0, "Apple", 0, "Fruit/Apple", (60, 200, 60)),
     ("Lime", 1, "Lime", 1, "Fruit/Lime", (200, 220, 60)),

@@ -45,6 +45,8 @@ from common.catalogue.shopify_taxonomy import split_of_parent
 from common.errors import CourseError, MissingArtifact
 from common.scoreboard import COLUMNS
 
+pytestmark = pytest.mark.slow
+
 KINDS = {
     "Lamps": "Home/Lamps",
     "Bowls": "Home/Bowls",
