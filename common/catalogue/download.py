@@ -109,6 +109,13 @@ LUMA = PublicSource(
     (PublicFile("app/code/Magento/ConfigurableSampleData/fixtures/products.csv"),),
 )
 
+FASHION_PRODUCTS = PublicSource(
+    "fashion-products",
+    "https://www.kaggle.com/datasets/paramaggarwal/fashion-product-images-small (unpack the archive)",
+    "as its page on Kaggle says",
+    (PublicFile("styles.csv"),),
+)
+
 SHOPIFY_TAXONOMY = PublicSource(
     "shopify-taxonomy",
     "https://github.com/Shopify/product-taxonomy (version 2025-08: dist/en/categories.txt, and the mapping in "

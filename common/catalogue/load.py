@@ -26,6 +26,7 @@ SOURCES = {
     "abo": "common.catalogue.abo",
     "grocery_store": "common.catalogue.grocery_store",
     "luma": "common.catalogue.luma",
+    "fashion_products": "common.catalogue.fashion_products",
     "shopify_taxonomy": "common.catalogue.shopify_taxonomy",
     "shopify_catalogue": "common.catalogue.shopify_catalogue",
     "your_own": "common.catalogue.your_own",
