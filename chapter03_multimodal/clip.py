@@ -1,6 +1,7 @@
 """Load CLIP models of open_clip in one way, wherever they come from, and save them so that open_clip loads them.
 
     clip = load_clip()                                 # the packaged pocket_clip
+    clip = load_clip("lite0_minilm")                   # two pretrained towers that do not know each other yet
     clip = load_clip("runs/best")                      # a folder: config and safetensors
     clip = load_clip("ViT-B-32/laion2b_s34b_b79k")     # public weights, where there is a network
     images = clip.model.encode_image(torch.stack([clip.preprocess(picture)]))
@@ -19,23 +20,29 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import open_clip
 import torch
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from chapter03_multimodal.pretrained_towers import CONFIG as LITE0_MINILM_CONFIG
+from chapter03_multimodal.pretrained_towers import Tokeniser, load_pretrained, text_tower_here
 from common.artifacts import fingerprint
 from common.atomic import atomic_write, read_json, write_json
+from common.encoders import packaged_minilm
 from common.errors import CourseError
 
 CHAPTER = "chapter03_multimodal"
 POCKET_CLIP = "pocket_clip"
+LITE0_MINILM = "lite0_minilm"
 CONFIG, WEIGHTS = "open_clip_config.json", HF_SAFE_WEIGHTS_NAME
 ADVICE = f"check the network, give a folder with the model, or use {POCKET_CLIP!r}."
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -68,14 +75,17 @@ class Clip:
 def load_clip(name: str | Path = POCKET_CLIP) -> Clip:
     """Load a CLIP model.
 
-    name: "pocket_clip", the packaged one; a folder with open_clip_config.json and open_clip_model.safetensors (or one
-    safetensors file of another name); or "architecture/tag" of public weights that open_clip knows and the hub has as
-    safetensors.
+    name: "pocket_clip", the packaged one; "lite0_minilm", EfficientNet-Lite0 and MiniLM with projections that are not
+    trained yet (`chapter03_multimodal.align` trains them); a folder with open_clip_config.json and
+    open_clip_model.safetensors (or one safetensors file of another name); or "architecture/tag" of public weights that
+    open_clip knows and the hub has as safetensors.
 
     Raises CourseError if it is not found, has no safetensors weights, or weights that do not fit its config or are cut
     short.
     """
     folder = Path(name).expanduser()
+    if name == LITE0_MINILM:
+        return _pretrained_towers()
     if name == POCKET_CLIP:
         folder = Path(__file__).with_name(POCKET_CLIP)
         if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
@@ -120,7 +130,7 @@ def _from_folder(folder: Path) -> Clip:
         config.get("model_cfg") or ()
     ):
         raise CourseError(f"{folder / CONFIG}: has no 'model_cfg' with embed_dim, vision_cfg and text_cfg.")
-    _refuse_foreign_text_tower(config["model_cfg"], str(folder / CONFIG))
+    text_cfg = _text_cfg(config["model_cfg"], str(folder / CONFIG))
     file = _weights_file(folder)
     try:
         weights = load_file(file)
@@ -128,7 +138,9 @@ def _from_folder(folder: Path) -> Clip:
         raise CourseError(f"{file}: cannot be read, it is cut short or damaged ({error}); save it again.") from None
     try:
         with _quietly():
-            model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
+            model = open_clip.create_model(
+                f"local-dir:{folder}", load_weights=False, pretrained_text=False, text_cfg=text_cfg
+            )
             tokenise = open_clip.get_tokenizer(f"local-dir:{folder}")
     except Exception as error:  # a wrong config fails anywhere in open_clip
         raise CourseError(f"{folder / CONFIG}: open_clip cannot build this model ({error}).") from error
@@ -140,6 +152,25 @@ def _from_folder(folder: Path) -> Clip:
         )
     model.load_state_dict(weights)
     return _clip(model, tokenise, config["model_cfg"], folder.resolve().name)
+
+
+def _pretrained_towers() -> Clip:
+    """Put the two pretrained towers together; the projection of the pictures is drawn, always the same."""
+    with TemporaryDirectory() as folder, _quietly():
+        write_json(Path(folder) / CONFIG, LITE0_MINILM_CONFIG)
+        model_cfg = LITE0_MINILM_CONFIG["model_cfg"]
+        torch.manual_seed(0)
+        model = open_clip.create_model(
+            f"local-dir:{folder}",
+            load_weights=False,
+            pretrained_text=False,
+            text_cfg=_text_cfg(model_cfg, LITE0_MINILM),
+        )
+        load_pretrained(model)
+        tokenise = open_clip.tokenizer.HFTokenizer(
+            str(packaged_minilm()), context_length=model_cfg["text_cfg"]["context_length"]
+        )
+    return _clip(model, tokenise, model_cfg, LITE0_MINILM)
 
 
 def _weights_file(folder: Path) -> Path:
@@ -191,14 +222,19 @@ def _architecture(name: str) -> dict[str, Any]:
         near = get_close_matches(name, open_clip.list_models(), n=5, cutoff=0.5)
         hint = f"near it are: {', '.join(near)}" if near else "open_clip.list_models() has them all"
         raise CourseError(f"{name!r} is no architecture of open_clip, and no folder of that name is here; {hint}.")
-    _refuse_foreign_text_tower(model_cfg, name)
+    if "hf_model_name" in model_cfg["text_cfg"]:
+        raise CourseError(f"{name}: its text tower needs the hub; choose a model whose text tower is open_clip's own.")
     return model_cfg
 
 
-def _refuse_foreign_text_tower(model_cfg: dict[str, Any], name: str) -> None:
-    """Raise `CourseError` for a text tower of transformers, which is built from its entry on the hub."""
-    if "hf_model_name" in model_cfg["text_cfg"]:
-        raise CourseError(f"{name}: its text tower needs the hub; choose a model whose text tower is open_clip's own.")
+def _text_cfg(model_cfg: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the config of the text tower; one of transformers must be the packaged MiniLM, else `CourseError`."""
+    if "hf_model_name" not in model_cfg["text_cfg"]:
+        return model_cfg["text_cfg"]
+    try:
+        return text_tower_here(model_cfg["text_cfg"])
+    except CourseError as error:
+        raise CourseError(f"{name}: {error}") from None
 
 
 def _download(name: str, source: dict[str, Any]) -> Path:
@@ -218,6 +254,10 @@ def _download(name: str, source: dict[str, Any]) -> Path:
 
 def _clip(model: nn.Module, tokenise: Any, model_cfg: dict[str, Any], name: str) -> Clip:
     preprocess_cfg = model.visual.preprocess_cfg
+    if isinstance(tokenise, open_clip.tokenizer.HFTokenizer):
+        tokenise = Tokeniser(tokenise)
+    if isinstance(model.visual, TimmModel):  # a CPU convolves twice as fast with the channels last
+        model.visual.to(memory_format=torch.channels_last)
     config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
     digest = sha256(fingerprint(config).encode())
     for key, value in sorted(model.state_dict().items()):

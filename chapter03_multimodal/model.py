@@ -1,12 +1,15 @@
 """Select which weights of a CLIP to train: few, which forget little, or all, which learn most.
 
     projections   the two matrices at the ends of the towers, which map into the shared space
-    last_blocks   also the last blocks of both towers (transformer blocks, or stages of a ResNet) and what follows
+    last_blocks   also the last blocks of both towers (transformer blocks, or stages of a convolutional network) and
+                  what follows
     lora          in every block, low-rank matrices added to those of attention and MLP, or to the convolutions (Hu
                   et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685), by peft
     everything    all weights
 
-The temperature (`logit_scale`) is always trained. The running statistics of a ResNet's batch norms never are
+The towers are open_clip's own, EfficientNets of timm and BERTs of transformers.
+
+The temperature (`logit_scale`) is always trained. The running statistics of batch norms never are
 (`training_mode`): batches of similar pictures are not a fair sample of a shop. `merged` makes an ordinary open_clip
 model of the result, which loads without knowing how it was trained.
 """
@@ -19,10 +22,14 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
+from open_clip.hf_model import HFTextEncoder
 from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils import skip_init
+from transformers import BertModel
 
 from common.errors import CourseError
 
@@ -32,7 +39,9 @@ MAX_LOGIT_SCALE = 100.0
 
 ADAPTED = (
     r"(.*\.)?(transformer\.resblocks\.\d+\.(attn\.(in_proj|out_proj)|mlp\.(c_fc|c_proj))"
-    r"|visual\.layer\d+\.\d+\.conv\d)"
+    r"|visual\.layer\d+\.\d+\.conv\d"
+    r"|visual\.trunk\.blocks\..*conv_pwl?"  # the 1 x 1 convolutions, which hold nearly all weights
+    r"|text\.transformer\.encoder\.layer\.\d+\..*\.(query|key|value|dense))"
 )
 
 
@@ -43,7 +52,7 @@ def prepare(
 
     The copy computes the same as the original (low-rank matrices start at 0). last_blocks: how many of each tower, for
     that choice. lora_rank: rank of the added matrices, with alpha = 2 * rank; `seed` draws them. Raises `CourseError`
-    for a tower without such parts (one of timm, or a text model of transformers): train everything there.
+    for a tower without such parts (a transformer of timm, say): train everything there.
     """
     model = copy.deepcopy(clip_model).requires_grad_(False)
     if trained == "everything":
@@ -159,13 +168,17 @@ def _blocks(model: nn.Module) -> list[list[nn.Module]]:
     """Return the blocks of both towers, from input to output: of a transformer, or the stages of a ResNet."""
     found = []
     for tower, name in zip(_towers(model), ("image", "text"), strict=True):
-        blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
-        if isinstance(tower, ModifiedResNet):
-            blocks = [tower.layer1, tower.layer2, tower.layer3, tower.layer4]
+        match tower:
+            case ModifiedResNet():
+                blocks = [tower.layer1, tower.layer2, tower.layer3, tower.layer4]
+            case TimmModel(trunk=EfficientNet()):
+                blocks = tower.trunk.blocks
+            case HFTextEncoder(transformer=BertModel()):
+                blocks = tower.transformer.encoder.layer
+            case _:
+                blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
         if blocks is None:
-            raise CourseError(
-                f"the {name} tower ({type(tower).__name__}) is not one of open_clip's own; train everything"
-            )
+            raise CourseError(f"the {name} tower ({type(tower).__name__}) has no blocks known here; train everything")
         found.append(list(blocks))
     return found
 
@@ -176,14 +189,25 @@ def _all_blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _ends(model: nn.Module, *, norms: bool) -> list[nn.Module | nn.Parameter]:
-    """Return the projections into the shared space, and, if asked, the norms before them."""
+    """Return the projections into the shared space, and, if asked, what stands between the blocks and them."""
     _blocks(model)  # raises for a tower of another architecture
     image, text = _towers(model)
-    resnet = isinstance(image, ModifiedResNet)
-    ends = [image.attnpool.c_proj if resnet else image.proj, text.text_projection]
+    ends: list[nn.Module | nn.Parameter | None]
+    match image:
+        case ModifiedResNet():
+            ends, before = [image.attnpool.c_proj], [image.attnpool]
+        case TimmModel():
+            ends, before = [image.head], [image.trunk.conv_head, image.trunk.bn2]
+        case _:
+            ends, before = [image.proj], [image.ln_post]
+    if isinstance(text, HFTextEncoder):
+        ends.append(text.proj)
+    else:
+        ends.append(text.text_projection)
+        before.append(text.ln_final)
     if any(end is None for end in ends):
         raise CourseError("a tower of this CLIP has no projection to train; choose last_blocks, lora or everything")
-    return [*ends, image.attnpool if resnet else image.ln_post, text.ln_final] if norms else ends
+    return ends + before if norms else ends
 
 
 def _train(parts: list[nn.Module | nn.Parameter]) -> None:

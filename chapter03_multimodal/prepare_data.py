@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -41,15 +41,17 @@ class PrepareDataConfig:
     """Bits of 256 in which the hashes of two pictures may differ for them to count as one; 0 to 127."""
     colour_tolerance: int = COLOUR_TOLERANCE
     """How far their colours may differ where they differ most, 0 to 255."""
+    text: Literal["all", "title"] = "all"
+    """all: title, brand, type, category path, colour and material, each said once; title: as it is, nothing more."""
 
 
 @dataclass(frozen=True)
 class MultimodalData:
     """Pictures and texts of one catalogue.
 
-    pairs: a row a usable picture: ``product_id, path`` (as in ``catalogue.images``), ``text`` (`multimodal_text`; empty
-    if nothing is known of the product), ``group_id`` (the product's id where it has no group), ``category_path`` (may
-    be missing), ``split`` (after the audit). duplicates, moved: what the audit found, see
+    pairs: a row a usable picture: ``product_id, path`` (as in ``catalogue.images``), ``text`` (`multimodal_text`, or
+    the title; empty if nothing is known of the product), ``group_id`` (the product's id where it has no group),
+    ``category_path`` (may be missing), ``split`` (after the audit). duplicates, moved: what the audit found, see
     `chapter03_multimodal.duplicates.Audit`; variants move together, so a moved product need not have a picture.
     """
 
@@ -104,7 +106,7 @@ def make_tables(catalogue: Catalogue, config: PrepareDataConfig) -> dict[str, pd
     if len(unusable) == len(catalogue.images):
         raise CourseError(f"{catalogue.source}: none of the pictures can be read any more; load the catalogue again.")
     facts = products.assign(
-        text=multimodal_text(products),
+        text=multimodal_text(products) if config.text == "all" else products["title"].fillna(""),
         group_id=products["group_id"].fillna(products["product_id"]),
         split=found.splits,
     )[["product_id", "text", "group_id", "category_path", "split"]]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from chapter03_multimodal.align import starting_point
 from chapter03_multimodal.clip import POCKET_CLIP
 from chapter03_multimodal.encoder import load_clip_encoder
 from chapter03_multimodal.prepare_data import MultimodalData, load_multimodal_data
@@ -64,7 +65,7 @@ def main(config: RetrievalConfig) -> RetrievalResult:
     data, training = load_multimodal_data(artifacts, catalogue), load_training(artifacts)
     inputs = {"prepare_data": data.run, "train": training.run}
     if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
-        base = training.run.manifest["config"]["encoder"]
+        base = starting_point(artifacts, training.run.manifest["config"]["encoder"])
         models = {ZERO_SHOT: base, FINE_TUNED: str(clip_folders(artifacts)["best"])}
         per_pair = {name: measure(data, model, config.split) for name, model in models.items()}
         with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:

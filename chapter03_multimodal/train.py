@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from chapter03_multimodal.align import starting_point
 from chapter03_multimodal.clip import Clip, load_clip, save_clip
 from chapter03_multimodal.losses import batch_loss
 from chapter03_multimodal.model import clamp_logit_scale, count_parameters, merged, prepare, training_mode
@@ -74,7 +75,8 @@ def main(config: TrainConfig) -> TrainResult:
     config = resolved(config)
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
-    data, clip, processes = load_multimodal_data(artifacts, catalogue), load_clip(config.encoder), Processes.launched()
+    data, processes = load_multimodal_data(artifacts, catalogue), Processes.launched()
+    clip = load_clip(starting_point(artifacts, config.encoder))
     train_and_publish(
         artifacts,
         CHAPTER,
