@@ -44,7 +44,7 @@ test-notebooks: $(STAMP)
 	$(if $(NOTEBOOKS),$(OFFLINE) COURSE_QUIET=1 $(BIN)/python -m pytest -q --$(NBVAL) --nbval-current-env $(NOTEBOOKS),@echo "no notebooks yet")
 
 test-slow: $(STAMP) ## the tests that `make check` leaves out: whole runs, real processes
-	$(OFFLINE) $(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -q -m slow -n 2
 
 check: lint test-unit ## lint, import floors and fast unit tests: for every commit, under 3 minutes
 

@@ -254,6 +254,7 @@ def test_the_notebook_s_loop_takes_the_module_s_steps(tiny_bert):
         exec(cells[0], given)  # the model is trained by now
 
 
+@pytest.mark.slow
 def test_run_saves_a_model_that_ranks_alike_after_loading(tiny_bert, catalogue, first, tmp_path):
     from safetensors import safe_open
     from sentence_transformers.cross_encoder import CrossEncoder
@@ -300,6 +301,7 @@ def test_our_head_starts_without_a_foreign_segment_and_trains_all_but_the_token_
     assert frozen and all(".embeddings." in name for name in frozen)
 
 
+@pytest.mark.slow
 def test_our_head_survives_saving_and_runs_on_every_engine(tiny_bert, tmp_path):
     model = from_sentence_encoder(tiny_bert, max_length=16)
     with torch.no_grad():

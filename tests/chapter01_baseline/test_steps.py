@@ -19,6 +19,8 @@ from common.scoreboard import COLUMNS
 from common.search import hits_from_rows
 from common.trec import read_trec_run
 
+pytestmark = pytest.mark.slow
+
 
 def test_indices_come_back_as_they_were_built_and_are_not_built_twice(built):
     shop, artifacts = built

@@ -19,6 +19,8 @@ from common.errors import CourseError
 from common.evaluation import evaluate as score
 from common.search import Hits, hits_from_rows
 
+pytestmark = pytest.mark.slow
+
 OURS = {*NAMES.values(), "two towers, HNSW", *ABLATIONS.values()}
 
 

@@ -346,6 +346,7 @@ def prepared(tmp_path_factory):
         yield small, artifacts, main(config)
 
 
+@pytest.mark.slow
 def test_the_pocket_shop_leaks_nothing(prepared):
     small, _, data = prepared
     split = dict(zip(small.queries["query_id"], small.queries["split"], strict=True))

@@ -15,6 +15,8 @@ from common.catalogue import Catalogue, product_text
 from common.errors import CourseError, MissingArtifact
 from common.index import DenseSearcher
 
+pytestmark = pytest.mark.slow
+
 LONG = "red garden chair with a soft cushion for reading outdoors in the shade of an old tree"
 
 

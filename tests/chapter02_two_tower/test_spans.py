@@ -129,6 +129,7 @@ def test_a_count_below_one_is_an_error(shop):
 WORDS = st.sampled_from(["cable", "cables", "usb", "for", "lamps", "lamp", "boxes", "box", "27", "inch", "été"])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=5), min_size=1, max_size=8), st.lists(WORDS, max_size=4))
 def test_products_with_all_the_words_are_those_a_scan_finds(titles, words):

@@ -131,6 +131,7 @@ def test_a_stage_of_few_steps_warms_up_in_one_of_them(tmp_path):
         assert [warmup_schedule(step, steps, stage.warmup, stage.decay) for step in range(steps)] == rates
 
 
+@pytest.mark.slow
 def test_similar_queries_are_the_nearest_by_the_model_and_only_stage_2_looks_for_them(tmp_path):
     training = toy_training(tmp_path)
     plan = plan_stages(training.config, training.data)

@@ -29,6 +29,8 @@ from common.errors import CourseError, MissingArtifact
 from common.evaluation import evaluate
 from common.search import hits_from_scores
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def both(thread):

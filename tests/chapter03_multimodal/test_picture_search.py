@@ -13,6 +13,8 @@ from common.artifacts import Artifacts
 from common.catalogue.images import open_image
 from common.errors import CourseError, MissingArtifact
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shop(photo_shop, photo_shop_artifacts, tiny_clip):

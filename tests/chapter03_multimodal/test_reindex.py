@@ -19,6 +19,8 @@ from common.artifacts import Artifacts
 from common.catalogue import Catalogue
 from common.errors import CourseError, MissingArtifact
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "open_clip_model.safetensors"
 
 

@@ -31,6 +31,8 @@ from common.catalogue import Catalogue
 from common.errors import CourseError, MissingArtifact
 from tests.chapter04_catalogue_reranker import small_export as small
 
+pytestmark = pytest.mark.slow
+
 TITLE, DESCRIPTION = "Oak <b>table</b>", "A table of [bold] oak"
 
 

@@ -25,6 +25,8 @@ from common.errors import CourseError, MissingArtifact
 from common.index import DenseIndex
 from tests.chapter04_catalogue_reranker import small_export as small
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _in_float32() -> Iterator[None]:

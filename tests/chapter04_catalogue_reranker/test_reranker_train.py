@@ -40,6 +40,8 @@ from common.settings import repository_root
 from common.training_log import TrainingLog, read_log
 from tests.chapter04_catalogue_reranker.towers_fixtures import tiny_text, tiny_vision
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"products": 90, "epochs": (8, 1, 1), "batch_size": 32, "checkpoint_every": 2, "queue": 50}
 
 

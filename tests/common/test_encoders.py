@@ -116,6 +116,7 @@ def test_what_is_no_text_is_refused(minilm, texts, message):
         minilm.encode(texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["auto", "torch"])
 def test_a_tower_keeps_its_pooling_projection_and_length(tower, tmp_path, engine):
     encoder = load_text_encoder(str(tower), engine=engine, cache=tmp_path)

@@ -479,6 +479,7 @@ def test_without_a_classifier_the_error_says_how_to_make_one(toy):
         load_classifier(toy.artifacts)
 
 
+@pytest.mark.slow
 def test_the_step_on_drawn_photos_with_a_tiny_clip(photo_shop, photo_shop_artifacts, tiny_clip):
     data = prepare_data.main(prepare_data.PrepareDataConfig(catalogue=str(photo_shop.folder)))
     config = replace(TOY_CONFIG, catalogue=str(photo_shop.folder), encoder=str(tiny_clip), heads=("linear",))

@@ -12,6 +12,8 @@ from PIL import Image
 from common.pocket_shop import shop as module
 from common.pocket_shop.shop import VERSION, build_catalogue
 
+pytestmark = pytest.mark.slow
+
 PHOTOS = 491
 MEAN_COLOUR = (136.92, 131.46, 123.86)
 BRIGHTNESS = (132.5, 133.8, 113.3, 107.5, 99.2, 168.5, 126.0, 93.1)

@@ -15,6 +15,8 @@ from common.pocket_shop.shop import load_facts, load_intents
 from common.pocket_shop.text import leaf_features, leaves_by_key
 from common.pocket_shop.vocabulary import BRANDS, COLOURS, MATERIALS, PATTERNS, leaves
 
+pytestmark = pytest.mark.slow
+
 
 def naive_grade(intent: Intent, product: pd.Series) -> int:
     """The rules of the table in `intents.py`, one product at a time."""
