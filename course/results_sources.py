@@ -59,6 +59,18 @@ SOURCES = {
             Task("How much of what is shown was judged, and nDCG without the rest (`*`)", ("Judged@10", "nDCG@10*")),
         ),
     ),
+    "fashion_products": Source(
+        "Fashion products",
+        "42,445 real products of a fashion shop, with title and photo. A photo is found by its product's title, as the "
+        "shop wrote it, among 1,000 products that no training saw. The towers come from packages: EfficientNet-Lite0 "
+        "and MiniLM.",
+        (
+            Task(
+                "From text to photo and back, in a pool of 1,000 products",
+                ("text to image R@1", "text to image R@10", "text to image MRR", "image to text R@1"),
+            ),
+        ),
+    ),
     "grocery_store": Source(
         "Grocery Store",
         "Real photos taken in shops, 81 classes. The CLIP is the small one that comes with the course.",
