@@ -83,7 +83,7 @@ def _read_styles(path: Path, aside: Aside) -> pd.DataFrame:
 
 def _styles(path: Path, aside: Aside) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.reader(file)
         header = [name.strip() for name in next(reader, [])]
         require_columns(header, COLUMNS, path)

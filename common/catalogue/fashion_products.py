@@ -84,7 +84,8 @@ def build_catalogue(folder: Path, *, data: str = "", queries: int = 1_200, seed:
     of_product = products["product_id"].map(dict(zip(images["product_id"], pixels, strict=True)))
     products["group_id"] = group_products(products, of_product)
     products["split"] = split_by_group(products, seed=seed)
-    shown = products[products["title"].notna() | of_product.notna()]  # the others will be set aside
+    # The others will be set aside.
+    shown = products[products["title"].notna() | of_product.notna()].drop_duplicates("product_id")
     asked = _asked(folder, shown.reset_index(drop=True), queries, seed) if queries else {}
     place = str(files["parquet"][0].parent if "parquet" in files else files["styles"])
     return Catalogue.from_tables(
@@ -135,7 +136,7 @@ def group_products(products: pd.DataFrame, pixels: pd.Series) -> pd.Series:
     alone = "product " + products["product_id"]
     titles = products["title"].map(lambda title: normalise_query(title) if isinstance(title, str) else "")
     title, title_names = pd.factorize(("title " + titles).where(titles != "", alone))
-    picture, picture_names = pd.factorize(("pixels " + pixels).where(pixels.notna(), alone))
+    picture, picture_names = pd.factorize(("pixels " + pixels.astype("str")).where(pixels.notna(), alone))
     size = len(title_names) + len(picture_names)
     edges = coo_array((np.ones(len(title)), (title, picture + len(title_names))), shape=(size, size))
     part = pd.Series(connected_components(edges, directed=False)[1][title], index=products.index)
@@ -144,6 +145,8 @@ def group_products(products: pd.DataFrame, pixels: pd.Series) -> pd.Series:
 
 def _asked(folder: Path, products: pd.DataFrame, count: int, seed: int) -> dict[str, pd.DataFrame]:
     queries, truth = draw_fashion_queries(fashion_facts(products), count, seed=seed)
+    if queries.empty:
+        return {}
     queries[["query_id", "intent"]].to_parquet(folder / INTENTS, index=False)
     texts = products.assign(brand=None, material=None, description=None, title=products["title"].fillna(""))
     judgements = pool_judgements(texts, queries, truth, seed=seed)

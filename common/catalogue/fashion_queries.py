@@ -50,7 +50,8 @@ def draw_fashion_queries(facts: pd.DataFrame, count: int, *, seed: int) -> tuple
 def _drafts(shopper: Shopper, kind: str, wanted: int, seen: set) -> Iterator[tuple]:
     """Yield up to `wanted` new queries of a kind that are worth asking, each with the graded rows."""
     kept = failed = 0
-    while kept < wanted and failed < PATIENCE:
+    known = shopper.uses if kind == "use-case" else shopper.nouns
+    while known and kept < wanted and failed < PATIENCE:
         failed += 1
         draft = MAKERS[kind](shopper)
         if draft is None:

@@ -81,6 +81,25 @@ def test_quotes_that_do_not_end_are_an_error(tmp_path):
         load(write_fashion(tmp_path / "shop", lines=(line,)))
 
 
+@pytest.mark.parametrize("kind", ["Tshirts", "Briefs"])
+def test_a_small_folder_without_pictures_becomes_a_catalogue_without_queries(tmp_path, kind):
+    lines = (f"{number},Men,Apparel,Topwear,{kind},Red,Summer,2024,Casual,Tovik Men {number}" for number in (1, 2))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "styles.csv").write_text("\n".join([",".join(toy_fashion.HEADER), *lines]))
+    catalogue = load(tmp_path, queries=7)
+    assert len(catalogue.products) == 2 and catalogue.images.empty and catalogue.queries.empty
+
+
+def test_a_repeated_id_is_set_aside_and_a_letter_that_is_no_text_is_replaced(tmp_path):
+    home = write_fashion(tmp_path / "shop", lines=(",".join(toy_fashion.odd_rows()[0]),))
+    with (home / "styles.csv").open("ab") as file:
+        file.write(b"21,Men,Apparel,Topwear,Tshirts,Red,Summer,2024,Casual,Tovik Men Caf\xe9 Tee\n")
+    catalogue = load(home, queries=7)
+    titles = catalogue.products.set_index("product_id")["title"]
+    assert titles["11"] == "Tovik Men  Red T-shirt" and titles["21"] == "Tovik Men Caf\ufffd Tee"
+    assert not catalogue.truth.duplicated(["query_id", "product_id"]).any() and len(catalogue.queries) == 7
+
+
 def test_the_year_of_the_hub_is_whole_again(tmp_path):
     products = load(write_fashion(tmp_path / "hub", "parquet")).products.set_index("product_id")
     assert json.loads(products.loc["1000", "attributes"])["year"] == "2024"
