@@ -45,7 +45,7 @@ from common.catalogue.text import normalise_query
 from common.category_path import join_path
 from common.errors import CourseError
 from common.pocket_shop.judging import pool_judgements
-from common.settings import data_home
+from common.settings import artifacts_root, data_home
 
 VERSION = 1
 """Of the reader and of the generator of queries; a change of either raises it."""
@@ -57,17 +57,17 @@ _ATTRIBUTES = {"type": "articleType", "gender": "gender", "season": "season", "y
 
 
 def find_files(*, data: str = "", **others: object) -> dict[str, Path | list[Path]]:
-    """Return the files of the folder `data`, or of the data home's ``fashion-products`` (see `fashion_files`). The
-    `others` of the parameters change nothing about the files."""
+    """Return the files of the folder `data`, else of ``fashion-products`` in the data home or among the downloads (see
+    `fashion_files`). The `others` of the parameters change nothing about the files."""
     if data:
         home = Path(data).expanduser()
         if not home.is_dir():
             raise CourseError(f"fashion_products: data={data!r} is no folder; name one that holds the data set")
         return fashion_files(home)
-    home = (data_home() or Path()) / FASHION_PRODUCTS.folder
-    if data_home() is None or not home.is_dir():
-        public_files(FASHION_PRODUCTS)  # raises the error that says what to put where
-    return fashion_files(home)
+    for home in (data_home(), artifacts_root() / "downloads"):
+        if home is not None and (home / FASHION_PRODUCTS.folder).is_dir():
+            return fashion_files(home / FASHION_PRODUCTS.folder)
+    return dict(public_files(FASHION_PRODUCTS))  # raises the error that says what to put where
 
 
 def build_catalogue(folder: Path, *, data: str = "", queries: int = 1_200, seed: int = 0) -> Catalogue:

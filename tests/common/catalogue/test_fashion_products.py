@@ -161,6 +161,13 @@ def test_a_folder_without_the_data_set_says_what_to_put_there(tmp_path, monkeypa
         load_catalogue("fashion_products")
 
 
+def test_without_a_data_home_the_downloads_are_read(tmp_path, monkeypatch):
+    monkeypatch.delenv("COURSE_DATA_HOME", raising=False)
+    monkeypatch.setenv("COURSE_ARTIFACTS", str(tmp_path / "artifacts"))
+    write_fashion(tmp_path / "artifacts" / "downloads" / "fashion-products", "zip")
+    assert len(load_catalogue("fashion_products", queries=0).products) == len(toy_fashion.regular_rows()) + 7
+
+
 def test_the_data_home_is_the_default(tmp_path, monkeypatch):
     write_fashion(tmp_path / "fashion-products", "zip")
     monkeypatch.setenv("COURSE_DATA_HOME", str(tmp_path))
