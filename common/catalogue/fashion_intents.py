@@ -82,7 +82,6 @@ class Grader:
     """Grade all products of a table of facts; it keeps the facts as codes and the rows of each type."""
 
     def __init__(self, facts: pd.DataFrame) -> None:
-        self.size = len(facts)
         self.codes, self.values = {}, {}
         for fact in facts.columns.drop("product_id"):
             codes, values = pd.factorize(facts[fact])
