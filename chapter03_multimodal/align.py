@@ -3,9 +3,9 @@
     python -m chapter03_multimodal.align --catalogue fashion_products
 
 Source: Zhai et al. 2022, "LiT: Zero-Shot Transfer with Locked-image text Tuning" (arXiv:2111.07991). There the image
-tower is frozen and the text tower trained; here both are frozen, so both can be computed once, and the training takes
-seconds. What comes out is the CLIP that `train --encoder aligned` goes on with. A killed run loses nothing: features
-are kept on disk, and the same command continues from the last epoch.
+tower is frozen and the text tower trained. Here both are frozen, so their features are computed once, and an epoch
+takes seconds. What comes out is the CLIP that `train --encoder aligned` goes on with. A killed run loses nothing:
+features are kept on disk, and the same command continues from the last epoch.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from common.artifacts import Artifacts, RunFolder
 from common.atomic import atomic_folder, read_json, write_json
 from common.catalogue import load_catalogue
 from common.cli import run_step
+from common.errors import CourseError
 from common.profiles import check_ranges
 from common.settings import artifacts_root
 from common.training import (
@@ -115,6 +116,11 @@ def main(config: AlignConfig) -> Alignment:
 
     def train(work: Path) -> None:
         cache = artifacts_root() / "embeddings" / "frozen_features"
+        for split in ("train", "val"):
+            if len(data.with_text(split)) < 2:
+                raise CourseError(
+                    f"align: the {split} split has fewer than two pictures with a text; prepare_data prints all"
+                )
         parts = {split: frozen(clip, data, split, cache) for split in ("train", "val")}
         align(config, clip, parts["train"], parts["val"], work)
 
@@ -141,7 +147,7 @@ def frozen(clip: Clip, data: MultimodalData, split: str, cache: Path) -> Feature
     pairs, folder = data.with_text(split), Path(data.catalogue.folder or ".")
     pictures, usable = picture_features(clip, [folder / path for path in pairs["path"]], cache)
     pairs = pairs[usable].reset_index(drop=True)
-    texts = text_features(clip, pairs["text"].tolist())
+    texts = text_features(clip, pairs["text"].tolist(), cache)
     return Features(pairs, torch.from_numpy(pictures[usable]), torch.from_numpy(texts))
 
 

@@ -142,15 +142,17 @@ class BatchMaker:
 def text_variants(pairs: pd.DataFrame, products: pd.DataFrame) -> np.ndarray:
     """Return the variants of the text of each of M pictures, object [M, V]: the full one, then those of `SHORTER`.
 
-    A variant that would be empty (a product without a title) is the full text instead.
+    A variant that would be empty (a product without a title) or longer (where the full text is the title alone) is the
+    full text instead.
     """
     known = products.set_index("product_id", drop=False).loc[pairs["product_id"]]
     full = pairs["text"].to_numpy(dtype=object)
-    shorter = [
-        np.array(multimodal_text(known.assign(**dict.fromkeys(columns, pd.NA))), dtype=object)
-        for columns in SHORTER.values()
-    ]
-    return np.stack([full, *(np.where(texts == "", full, texts) for texts in shorter)], axis=1)
+    variants = [full]
+    for columns in SHORTER.values():
+        texts = multimodal_text(known.assign(**dict.fromkeys(columns, pd.NA)))
+        kept = [text if 0 < len(text) < len(whole) else whole for text, whole in zip(texts, full, strict=True)]
+        variants.append(np.array(kept, dtype=object))
+    return np.stack(variants, axis=1)
 
 
 def _take(queue: Iterator[int], count: int, free: np.ndarray) -> list[int]:

@@ -1,7 +1,7 @@
 """Put pictures into the space of words without a single pair: through the names of the classes a classifier knows.
 
 Source: Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic Embeddings" (ConSE, arXiv:1312.5650).
-ImageNet's 1,000 classes are animals, plants, vehicles and things of the house; what they say of a shop is little.
+ImageNet's 1,000 classes are animals, plants, vehicles and things of the house; they say little about a shop.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from chapter03_multimodal.pretrained_towers import CLASSIFIER, lite0_weights
 from common.encoders import TextEncoder
 
 TOP = 10
-"""Classes that a picture is mixed of, as in the paper."""
+"""Number of classes mixed into a picture's vector, as in the paper."""
 
 
 def class_names() -> list[str]:

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from chapter03_multimodal.clip import Clip
-from chapter03_multimodal.training_pictures import ImagePreprocessing, Pictures
+from chapter03_multimodal.encoder import PREPARATION
+from chapter03_multimodal.training_pictures import ImagePreprocessing, Pictures, contents
 from common.devices import choose_placement
 from common.embedding_cache import EmbeddingCache
 from common.prefetch import prefetch
@@ -22,7 +23,7 @@ from common.progress import progress
 
 BATCH = 64
 CHUNK = 2048
-"""Pictures whose features are kept on disk together: a kill loses no more than these."""
+"""Pictures or texts whose features are kept on disk together: a kill loses no more than these."""
 
 
 def projections(clip: Clip) -> nn.ModuleDict:
@@ -37,41 +38,48 @@ def picture_features(clip: Clip, paths: Sequence[Path], cache: Path) -> tuple[np
     A picture that cannot be read has zeros. cache: folder where features are kept by the content of their file.
     """
     trunk, width = clip.model.visual.trunk, clip.model.visual.trunk.num_features
-    device = choose_placement("torch").device
-    preprocessing = ImagePreprocessing.of(clip)
-    pictures = Pictures(paths, preprocessing, preprocessing.side)
-    keys, kept = pictures.contents(), EmbeddingCache(cache / clip.digest, width)
+    device, preprocessing = choose_placement("torch").device, ImagePreprocessing.of(clip)
+    keys, kept = contents(paths), EmbeddingCache(cache / f"{clip.digest}-{PREPARATION}" / "pictures", width)
     features, usable = np.zeros((len(paths), width), dtype=np.float32), np.ones(len(paths), dtype=bool)
     missing = kept.fill(keys, features)
+    pictures = Pictures([paths[row] for row in missing], preprocessing, preprocessing.side)
     trunk.to(device)
     with progress(total=len(paths), initial=len(paths) - len(missing), desc="looking", unit="picture") as bar:
-        for chunk in np.split(missing, range(CHUNK, len(missing), CHUNK)):
-            batches = np.split(chunk, range(BATCH, len(chunk), BATCH))
-            for rows, (pixels, readable) in prefetch(batches, pictures.take):
-                if len(rows):
-                    features[rows] = trunk(preprocessing.as_input(pixels).to(device)).cpu().numpy()
-                    features[rows[~readable]], usable[rows] = 0, readable
+        for start in range(0, len(missing), CHUNK):
+            chunk = range(start, min(start + CHUNK, len(missing)))
+            batches = [np.arange(at, min(at + BATCH, chunk.stop)) for at in chunk[::BATCH]]
+            for places, (pixels, readable) in prefetch(batches, pictures.take):
+                rows = missing[places]
+                features[rows] = trunk(preprocessing.as_input(pixels).to(device)).cpu().numpy()
+                features[rows[~readable]], usable[rows] = 0, readable
                 bar.update(len(rows))
-            good = chunk[usable[chunk]]
+            good = [row for row in missing[chunk.start : chunk.stop] if usable[row]]
             kept.add([keys[row] for row in good], features[good])
     trunk.cpu()
     return features, usable
 
 
 @torch.inference_mode()
-def text_features(clip: Clip, texts: Sequence[str]) -> np.ndarray:
-    """Return the features of N texts before the projection, float32 [N, F]. Equal texts are read once."""
+def text_features(clip: Clip, texts: Sequence[str], cache: Path) -> np.ndarray:
+    """Return the features of N texts before the projection, float32 [N, F]. Equal texts are read once.
+
+    cache: folder where features are kept.
+    """
     tower, device = clip.model.text, choose_placement("torch").device
+    distinct = sorted(set(texts), key=lambda text: (len(text), text))  # of about one length in a batch: little padding
+    kept = EmbeddingCache(cache / f"{clip.digest}-{PREPARATION}" / "texts", tower.config.hidden_size)
+    features = np.zeros((len(distinct), tower.config.hidden_size), dtype=np.float32)
+    missing = kept.fill(distinct, features)
     tower.to(device)
-    distinct = sorted(set(texts), key=len)  # of about one length in a batch: little padding
-    found: dict[str, np.ndarray] = {}
-    with progress(total=len(distinct), desc="reading", unit="text") as bar:
-        for start in range(0, len(distinct), BATCH):
-            part = distinct[start : start + BATCH]
-            tokens = clip.tokenise(part).to(device)
-            mask = (tokens != tower.config.pad_token_id).long()
-            pooled = tower.pooler(tower.transformer(input_ids=tokens, attention_mask=mask), mask)
-            found |= dict(zip(part, pooled.cpu().numpy(), strict=True))
-            bar.update(len(part))
+    with progress(total=len(distinct), initial=len(distinct) - len(missing), desc="reading", unit="text") as bar:
+        for chunk in (missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)):
+            for rows in (chunk[start : start + BATCH] for start in range(0, len(chunk), BATCH)):
+                tokens = clip.tokenise([distinct[row] for row in rows]).to(device)
+                mask = (tokens != tower.config.pad_token_id).long()
+                pooled = tower.pooler(tower.transformer(input_ids=tokens, attention_mask=mask), mask)
+                features[rows] = pooled.cpu().numpy()
+                bar.update(len(rows))
+            kept.add([distinct[row] for row in chunk], features[chunk])
     tower.cpu()
-    return np.stack([found[text] for text in texts])
+    places = {text: row for row, text in enumerate(distinct)}
+    return features[[places[text] for text in texts]]

@@ -165,7 +165,7 @@ def _towers(model: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 
 def _blocks(model: nn.Module) -> list[list[nn.Module]]:
-    """Return the blocks of both towers, from input to output: of a transformer, or the stages of a ResNet."""
+    """Return the blocks of both towers, from input to output: transformer blocks or convolutional stages."""
     found = []
     for tower, name in zip(_towers(model), ("image", "text"), strict=True):
         match tower:

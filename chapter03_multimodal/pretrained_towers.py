@@ -1,4 +1,4 @@
-"""Build a CLIP of two towers that were trained elsewhere, each for itself, from packages of the registry.
+"""Build a CLIP from two towers that were trained separately; both come from packages of the registry.
 
 Image tower: EfficientNet-Lite0 (Tan & Le 2019, arXiv:1905.11946; the Lite variants leave out what phones compute
 slowly), trained on ImageNet. Text tower: MiniLM, as in chapters 1 and 2. Both give features of their own; two
@@ -95,7 +95,7 @@ def load_pretrained(model: nn.Module) -> None:
     trunk, transformer = model.visual.trunk, model.text.transformer
     own = transformer.state_dict()
     transformer.load_state_dict({name: text[name.removeprefix("bert.")] for name in own})
-    # The package names the layers otherwise; their order is the same.
+    # The package uses other names, in the same order.
     weights = [value for name, value in lite0_weights().items() if not name.startswith(CLASSIFIER)]
     trunk.load_state_dict(dict(zip(trunk.state_dict(), weights, strict=True)))
     with torch.no_grad():

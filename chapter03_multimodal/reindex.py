@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from chapter03_multimodal.align import starting_point
 from chapter03_multimodal.clip import POCKET_CLIP
 from chapter03_multimodal.encoder import ClipEncoder, Picture, load_clip_encoder
 from chapter03_multimodal.train import clip_folders
@@ -141,8 +142,11 @@ def load_pictures(artifacts: Artifacts) -> PictureIndices:
 
 
 def encoder_of(artifacts: Artifacts, name: str = FINE_TUNED) -> ClipEncoder:
-    """Load the CLIP of that name, with the course's embedding cache; "fine-tuned" is the best of the last training."""
-    folder = str(clip_folders(artifacts)["best"]) if name == FINE_TUNED else name
+    """Load the CLIP of that name, with the course's embedding cache.
+
+    "fine-tuned" is the best of the last training, "aligned" the result of the last alignment.
+    """
+    folder = str(clip_folders(artifacts)["best"]) if name == FINE_TUNED else starting_point(artifacts, name)
     return load_clip_encoder(folder, cache=artifacts_root() / "embeddings")
 
 

@@ -16,7 +16,7 @@ from chapter03_multimodal.clip import POCKET_CLIP
 from chapter03_multimodal.encoder import load_clip_encoder
 from chapter03_multimodal.prepare_data import MultimodalData, load_multimodal_data
 from chapter03_multimodal.retrieval_metrics import retrieval_metrics
-from chapter03_multimodal.train import clip_folders, load_training
+from chapter03_multimodal.train import check_start, clip_folders, load_training
 from common.artifacts import Artifacts, RunFolder
 from common.catalogue import load_catalogue
 from common.cli import run_step
@@ -63,6 +63,7 @@ def main(config: RetrievalConfig) -> RetrievalResult:
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
     data, training = load_multimodal_data(artifacts, catalogue), load_training(artifacts)
+    check_start(artifacts, training)
     inputs = {"prepare_data": data.run, "train": training.run}
     if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
         base = starting_point(artifacts, training.run.manifest["config"]["encoder"])

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from chapter03_multimodal.align import starting_point
+from chapter03_multimodal.align import ALIGNED, load_alignment, starting_point
 from chapter03_multimodal.clip import Clip, load_clip, save_clip
 from chapter03_multimodal.losses import batch_loss
 from chapter03_multimodal.model import clamp_logit_scale, count_parameters, merged, prepare, training_mode
@@ -35,6 +35,7 @@ from common.atomic import atomic_folder, atomic_write, read_json, write_json
 from common.catalogue import load_catalogue
 from common.cli import run_step
 from common.devices import choose_placement
+from common.errors import CourseError
 from common.processes import ALONE, Processes
 from common.progress import tell
 from common.training import (
@@ -76,13 +77,15 @@ def main(config: TrainConfig) -> TrainResult:
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)
     data, processes = load_multimodal_data(artifacts, catalogue), Processes.launched()
-    clip = load_clip(starting_point(artifacts, config.encoder))
+    clip, inputs = load_clip(starting_point(artifacts, config.encoder)), {"prepare_data": data.run}
+    if config.encoder == ALIGNED:
+        inputs["align"] = load_alignment(artifacts).run
     train_and_publish(
         artifacts,
         CHAPTER,
         STEP,
         config={**asdict(config), "encoder_digest": clip.digest},
-        inputs={"prepare_data": data.run},
+        inputs=inputs,
         train=lambda work: fine_tune(config, work, clip, data, processes),
         processes=processes,
     )
@@ -94,6 +97,16 @@ def load_training(artifacts: Artifacts) -> TrainResult:
     run = artifacts.current(CHAPTER, STEP)
     best, untrained, parameters = (read_json(run.path / f"{name}.json") for name in ("best", "untrained", "parameters"))
     return TrainResult(run, read_log(run.path / "log.jsonl"), best, untrained, parameters)
+
+
+def check_start(artifacts: Artifacts, training: TrainResult) -> None:
+    """Raise `CourseError` if the current training started from another alignment than the current one."""
+    started = training.run.manifest["inputs"].get("align")
+    if started is not None and started != load_alignment(artifacts).run.name:
+        raise CourseError(
+            f"{CHAPTER}: the towers were aligned again since the training.\n"
+            f"Train again with: python -m {CHAPTER}.train --encoder {ALIGNED}"
+        )
 
 
 def clip_folders(artifacts: Artifacts) -> dict[str, Path]:

@@ -23,8 +23,8 @@ class TrainConfig:
     profile: str | None = None
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
     encoder: str = POCKET_CLIP
-    """Model to start from: "pocket_clip" (packaged), "aligned" (what `align` made of this catalogue), a local folder,
-    or an open_clip name such as ViT-B-32/laion2b_s34b_b79k."""
+    """Model to start from: "pocket_clip" (packaged), "lite0_minilm" (two towers from packages), "aligned" (what `align`
+    made of them on this catalogue), a local folder, or an open_clip name such as ViT-B-32/laion2b_s34b_b79k."""
     trained: Trained = "everything"
     """projections, last_blocks, lora or everything."""
     last_blocks: int = 2

@@ -18,7 +18,7 @@ from chapter03_multimodal.encoder import ClipEncoder
 from chapter03_multimodal.mine_hard_negatives import visual_neighbours
 from chapter03_multimodal.prepare_data import MultimodalData
 from chapter03_multimodal.train_config import TrainConfig
-from chapter03_multimodal.training_pictures import ImagePreprocessing, Pictures, random_windows
+from chapter03_multimodal.training_pictures import ImagePreprocessing, Pictures, contents, random_windows
 from common.devices import choose_placement
 from common.errors import CourseError
 from common.prefetch import prefetch
@@ -72,8 +72,8 @@ class TrainingInputs:
         # An eighth larger than the model sees them: room for another window in every epoch.
         paths = [folder / path for path in pairs["path"]]
         self.pictures = Pictures(paths, self.preprocessing, side + side // 8, processes)
-        contents = processes.from_main(self.pictures.contents)
-        self.pairs = pairs.reset_index(drop=True).assign(content=contents)
+        content = processes.from_main(lambda: contents(paths))
+        self.pairs = pairs.reset_index(drop=True).assign(content=content)
         self.texts = text_variants(self.pairs, data.catalogue.products)
 
     def neighbours(self) -> np.ndarray:

@@ -103,11 +103,6 @@ class Pictures:
         self._read([row for row in rows[~usable] if row not in self.unusable])  # another read them: for the reasons
         return usable
 
-    def contents(self) -> list[str]:
-        """Return a digest of every file, equal for copies; a file that cannot be read has its own."""
-        digests = self._pool.map(_digest, self.paths)
-        return list(progress(digests, total=len(self.paths), desc="comparing files", leave=False))
-
     def _read(self, rows: Sequence[int], desc: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         pixels = np.zeros((len(rows), self.side, self.side, 3), dtype=np.uint8)
         usable = np.zeros(len(rows), dtype=bool)
@@ -129,6 +124,12 @@ class Pictures:
         if max(picture.size) > MAX_ASPECT_RATIO * min(picture.size):
             return f"{self.paths[row]}: more than {MAX_ASPECT_RATIO} times as long as wide"
         return np.asarray(self._square_of(picture))
+
+
+def contents(paths: Sequence[Path]) -> list[str]:
+    """Return a digest of every file, equal for copies; a file that cannot be read has its own."""
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+        return list(progress(pool.map(_digest, paths), total=len(paths), desc="comparing files", leave=False))
 
 
 def random_windows(

@@ -1,5 +1,8 @@
 """Measure, on a real shop, what each step of the chapter adds to finding a product's photo by its title.
 
+    python -m chapter03_multimodal.prepare_data --catalogue fashion_products --text title
+    python -m chapter03_multimodal.align
+    python -m chapter03_multimodal.train --catalogue fashion_products --encoder aligned --trained last_blocks
     python -m chapter03_multimodal.studies.real_shop                     # test products of fashion_products
     python -m chapter03_multimodal.studies.real_shop --data FOLDER       # products of another folder in its layout
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -23,9 +27,11 @@ from chapter03_multimodal.frozen_features import picture_features
 from chapter03_multimodal.prepare_data import PrepareDataConfig, load_multimodal_data, make_tables
 from chapter03_multimodal.retrieval import scoreboard_rows
 from chapter03_multimodal.retrieval_metrics import retrieval_metrics
-from chapter03_multimodal.train import clip_folders, load_training
+from chapter03_multimodal.train import check_start, clip_folders, load_training
 from common.artifacts import Artifacts
 from common.catalogue import load_catalogue
+from common.catalogue.fashion_products import pixel_digests
+from common.catalogue.text import normalise_query
 from common.cli import run_step
 from common.encoders import load_text_encoder
 from common.errors import CourseError
@@ -49,7 +55,7 @@ class RealShopConfig:
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
     data: str | None = None
     """Folder with other products in the layout of fashion_products; they are measured instead, and nothing is saved."""
-    split: str = "test"
+    split: Literal["val", "test"] = "test"
     """val or test; test is looked at once, at the end."""
     pool: int = 1000
     """Products to search among; which ones is drawn with the seed."""
@@ -75,13 +81,16 @@ def main(config: RealShopConfig) -> RealShopResult:
         load_alignment(artifacts),
         load_training(artifacts),
     )
+    if data.run.manifest["config"]["text"] != "title":
+        raise CourseError(f"real_shop: the texts are not titles; run {CHAPTER}.prepare_data --text title")
     if trained.run.manifest["config"]["encoder"] != ALIGNED:
         raise CourseError(f"real_shop: the current training starts elsewhere; run {CHAPTER}.train --encoder {ALIGNED}")
+    check_start(artifacts, trained)
     inputs = {"prepare_data": data.run, "align": aligned.run, "train": trained.run}
     if config.data is None:
         pairs, folder = data.with_text(config.split), Path(catalogue.folder or ".")
     else:
-        pairs, folder = unseen_pairs(config.data, data.with_text("train"))
+        pairs, folder = unseen_pairs(config.data, data.pairs[data.pairs["split"] != "test"], Path(catalogue.folder))
     if len(pairs) < 2:
         raise CourseError(f"real_shop: {len(pairs)} products with photo and title; there must be two or more")
     pairs = pairs.sample(min(config.pool, len(pairs)), random_state=config.seed)
@@ -96,14 +105,20 @@ def main(config: RealShopConfig) -> RealShopResult:
     return result
 
 
-def unseen_pairs(data: str, trained: pd.DataFrame) -> tuple[pd.DataFrame, Path]:
-    """Return the pairs of another folder of products and where their photos lie, without titles seen in training."""
-    catalogue = load_catalogue("fashion_products", data=data)
+def unseen_pairs(data: str, known: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, Path]:
+    """Return the pairs of another folder of products, and where their photos lie.
+
+    Left out are titles and photos that training or validation knew. known: pairs of these, with photos in `folder`.
+    """
+    catalogue = load_catalogue("fashion_products", data=data, queries=0)
+    place = Path(catalogue.folder or ".")
     pairs = make_tables(catalogue, PrepareDataConfig(text="title"))["pairs"]
     pairs = pairs[pairs["text"] != ""]
-    seen = pairs["text"].str.casefold().isin(set(trained["text"].str.casefold()))
-    tell(f"{data}: {len(pairs):,} products with photo and title; {int(seen.sum()):,} with a title of training left out")
-    return pairs[~seen], Path(catalogue.folder or ".")
+    seen = pairs["text"].map(normalise_query).isin(set(known["text"].map(normalise_query)))
+    photos = set(pixel_digests([folder / path for path in known["path"]]))
+    seen |= pd.Series(pixel_digests([place / path for path in pairs["path"]]), index=pairs.index).isin(photos)
+    tell(f"{data}: {len(pairs):,} products with photo and title; {int(seen.sum()):,} that were seen before left out")
+    return pairs[~seen], place
 
 
 def measure(pairs: pd.DataFrame, folder: Path, models: dict[str, Path]) -> dict[str, pd.DataFrame]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,9 +15,11 @@ from chapter03_multimodal import align as module
 from chapter03_multimodal.align import AlignConfig, align, batches_of, frozen, projected
 from chapter03_multimodal.class_names import class_names, class_probabilities, picture_vectors
 from chapter03_multimodal.clip import LITE0_MINILM, load_clip
-from chapter03_multimodal.frozen_features import picture_features, projections
+from chapter03_multimodal.frozen_features import picture_features, projections, text_features
 from chapter03_multimodal.losses import clip_loss
 from common.encoders import load_text_encoder
+from common.errors import CourseError
+from common.training_log import read_log
 from tests.chapter03_multimodal.toy import toy_data
 
 CONFIG = AlignConfig(catalogue="toy", epochs=4, batch_size=8, patience=9)
@@ -77,7 +80,7 @@ def test_interrupted_after_an_epoch_it_goes_on_to_the_same_bits(parts, tmp_path,
 
     def interrupted(*arguments):
         counted.append(1)
-        if len(counted) == 9:
+        if len(counted) == 11:  # in the middle of the third epoch
             raise KeyboardInterrupt
         return step(*arguments)
 
@@ -90,6 +93,8 @@ def test_interrupted_after_an_epoch_it_goes_on_to_the_same_bits(parts, tmp_path,
         load_file(tmp_path / name / "model" / "open_clip_model.safetensors") for name in ("whole", "parts")
     )
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    logs = [read_log(tmp_path / name / "log.jsonl").drop(columns="seconds") for name in ("whole", "parts")]
+    pd.testing.assert_frame_equal(*logs, check_exact=True)
 
 
 def test_it_learns_and_trains_the_projections_only(parts, tmp_path):
@@ -102,6 +107,27 @@ def test_it_learns_and_trains_the_projections_only(parts, tmp_path):
     clip = load_clip(LITE0_MINILM)
     untrained = module.validation(projections(clip), parts[1])["MRR"]
     assert module.read_json(tmp_path / "best.json")["MRR"] > untrained + 0.1
+
+
+def test_what_is_kept_is_not_computed_again(data, parts, tmp_path, monkeypatch):
+    clip = load_clip(LITE0_MINILM)
+    many = replace(data, pairs=pd.concat([data.pairs] * 4, ignore_index=True))
+    titles = [f"thing {number}" for number in range(70)]
+    paths = [data.catalogue.folder / path for path in many.pairs["path"]]
+    before = picture_features(clip, paths, tmp_path), text_features(clip, titles, tmp_path)
+    monkeypatch.setattr(clip.model.visual.trunk, "forward", None)
+    monkeypatch.setattr(clip.model.text.transformer, "forward", None)
+    after = picture_features(clip, paths, tmp_path), text_features(clip, titles, tmp_path)
+    assert np.array_equal(before[0][0], after[0][0]) and np.array_equal(before[1], after[1])
+
+
+def test_without_pairs_to_validate_on_it_says_so(data, tmp_path, monkeypatch):
+    only = replace(data, pairs=data.pairs.assign(split="train"))
+    monkeypatch.setenv("COURSE_ARTIFACTS", str(tmp_path))
+    monkeypatch.setattr(module, "load_catalogue", lambda *_, **__: data.catalogue)
+    monkeypatch.setattr(module, "load_multimodal_data", lambda *_: only)
+    with pytest.raises(CourseError, match="the val split has fewer than two pictures"):
+        module.main(CONFIG)
 
 
 def test_a_picture_that_cannot_be_read_has_no_features(data, tmp_path):

@@ -136,14 +136,16 @@ def test_texts_are_cut_in_the_named_ways():
             "material": [None, None],
         }
     )
-    pairs = pd.DataFrame({"product_id": ["p2", "p1", "p1"], "text": ["Ulmo", "whole", "whole"]})
+    whole = "Oak chair. Ulmo. Home, Seats. brown"
+    pairs = pd.DataFrame({"product_id": ["p2", "p1", "p1"], "text": ["Ulmo", whole, whole]})
     found = text_variants(pairs, products)
     full, title, no_brand, no_category = found[1]
     assert found.shape == (3, 1 + len(SHORTER)) and found[1].tolist() == found[2].tolist()
-    assert (full, title) == ("whole", "Oak chair")
+    assert (full, title) == (whole, "Oak chair")
     assert "Ulmo" not in no_brand and "Seats" in no_brand and "brown" in no_brand
     assert "Ulmo" in no_category and "Seats" not in no_category
     assert found[0].tolist() == ["Ulmo"] * 4, "what would be left without a word is left whole"
+    assert text_variants(pairs.assign(text="Oak chair"), products)[1].tolist() == ["Oak chair"] * 4, "nothing is added"
 
 
 @pytest.mark.parametrize(("rows", "changes"), [(2, {"batch_size": 1}), (1, {})])

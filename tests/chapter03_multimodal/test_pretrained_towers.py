@@ -39,6 +39,8 @@ def outputs(model, clip, pixels):
 
 def test_the_picture_tower_is_the_package_s(clip, pixels):
     whole = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    kinds = [[name.rsplit(".", 1)[1] for name in names] for names in (lite0_weights(), whole.state_dict())]
+    assert kinds[0] == kinds[1], "the order of the layers"
     whole.load_state_dict(dict(zip(whole.state_dict(), lite0_weights().values(), strict=True)))
     with torch.no_grad():
         expected = whole.forward_head(whole.forward_features(pixels), pre_logits=True)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from chapter03_multimodal.clip import load_clip
 from chapter03_multimodal.training_inputs import TrainingInputs
-from chapter03_multimodal.training_pictures import ImagePreprocessing, Pictures, random_windows
+from chapter03_multimodal.training_pictures import ImagePreprocessing, Pictures, contents, random_windows
 from tests.chapter03_multimodal.toy import tiny_folder, toy_data, toy_training
 
 
@@ -39,8 +39,8 @@ def test_pictures_read_batch_by_batch_are_those_in_memory(tmp_path, monkeypatch)
     assert kept.unusable == lazy.unusable and "50 times as long as wide" in kept.unusable[3]
     paths[1].write_bytes(paths[0].read_bytes())
     paths[4].unlink()
-    contents = lazy.contents()
-    assert contents[0] == contents[1] and len(set(contents)) == 5
+    found = contents(lazy.paths)
+    assert found[0] == found[1] and len(set(found)) == 5
 
 
 def test_windows_are_cuts_of_the_picture_mirrored_or_not():
