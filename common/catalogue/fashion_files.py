@@ -3,16 +3,17 @@
 Kaggle: ``styles.csv`` with ``images/<id>.jpg`` or ``images.zip`` beside it, in the folder or one below, where
 the archive may put it. The hub's copy: Parquet files with the same columns and a column ``image``.
 
-In Kaggle's table some titles hold a comma without quotes. The title is the last column, so the cells too many are its
-rest and are joined to it again. A cell that is empty or says "NA" has no value.
+In Kaggle's table some titles hold a comma without quotes. The title is the last column, so the surplus
+cells belong to it and are joined back. A cell that is empty or says "NA" has no value.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,17 +140,21 @@ def _from_zip(path: Path, ids: pd.Series, folder: Path, aside: Aside) -> list[tu
 def _read_parquet(paths: list[Path], folder: Path, aside: Aside) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     rows: list[dict[str, Any]] = []
     images: list[tuple[str, str]] = []
-    for path in paths:
-        try:
-            file = pq.ParquetFile(path)
-            require_columns(file.schema_arrow.names, (*COLUMNS, IMAGE), path)
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=[*COLUMNS, IMAGE]):
-                kept = [row for row in batch.to_pylist() if _keep(row, len(rows), rows, aside)]
-                reads = [(_text(row["id"]), lambda row=row: _bytes(row[IMAGE])) for row in kept if _bytes(row[IMAGE])]
-                images += _written(reads, len(reads), folder, aside)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise CourseError(f"{path}: not a readable Parquet file ({str(error)[:120]}); get it again") from None
+    for batch in itertools.chain.from_iterable(map(_batches, paths)):
+        kept = [row for row in batch if _keep(row, len(rows), rows, aside)]
+        reads = [(_text(row["id"]), lambda row=row: _bytes(row[IMAGE])) for row in kept if _bytes(row[IMAGE])]
+        images += _written(reads, len(reads), folder, aside)
     return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object), images
+
+
+def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
+    try:
+        file = pq.ParquetFile(path)
+        require_columns(file.schema_arrow.names, (*COLUMNS, IMAGE), path)
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[*COLUMNS, IMAGE]):
+            yield batch.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CourseError(f"{path}: not a readable Parquet file ({str(error)[:120]}); get it again") from None
 
 
 def _bytes(cell: dict[str, Any] | bytes | None) -> bytes | None:
