@@ -3,14 +3,15 @@
 **The brand is the beginning of the title.** Most titles name it before they say who the product is for. So the words
 before the first word for men, women or children make a brand if at least `BRAND_TITLES` titles begin so; a longer one
 that begins with a shorter brand is only a line of that brand. A product has the longest brand that its title begins
-with.
+with. Spaces and signs do not count ("Mill Co." is "millco"), and a brand goes by its most frequent spelling; names that
+differ by more are in `SAME_BRAND`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -19,6 +20,9 @@ from common.catalogue.text import normalise_query
 FACTS = ("type", "colour", "gender", "usage", "season", "brand")
 BRAND_TITLES = 5
 BRAND_WORDS = 4
+
+SAME_BRAND = {"ucb": "unitedcolorsofbenetton", "ginijony": "giniandjony"}
+"""Other names of a brand; all in small letters and digits only."""
 
 # fmt: off
 PERSON_WORDS = frozenset((
@@ -40,9 +44,8 @@ def fashion_facts(products: pd.DataFrame) -> pd.DataFrame:
 def brands_of(titles: Iterable[object]) -> list[str | None]:
     """Return the brand of each title in small letters, None for a title without one (see the module)."""
     words = [words_of(title) for title in titles]
-    brands = _find_brands(words)
-    starts = ([" ".join(one[:count]) for count in range(BRAND_WORDS, 0, -1)] for one in words)
-    return [next((start for start in starts_of if start in brands), None) for starts_of in starts]
+    names = _find_brands(words)
+    return [next((names[key] for key in _keys(one) if key in names), None) for one in words]
 
 
 def words_of(title: object) -> list[str]:
@@ -50,11 +53,27 @@ def words_of(title: object) -> list[str]:
     return normalise_query(title).split() if isinstance(title, str) else []
 
 
-def _find_brands(words: list[list[str]]) -> set[str]:
-    found: Counter[str] = Counter()
+def _find_brands(words: list[list[str]]) -> dict[str, str]:
+    """Return the brands: key and most frequent spelling."""
+    found: Counter[tuple[str, ...]] = Counter()
     for title in words:
         at = next((n for n, word in enumerate(title[: BRAND_WORDS + 1]) if word in PERSON_WORDS), 0)
-        if at:
-            found[" ".join(title[:at])] += 1
-    often = {brand for brand, count in found.items() if count >= BRAND_TITLES}
-    return {brand for brand in often if not any(brand.startswith(f"{other} ") for other in often)}
+        found[tuple(title[:at])] += 1
+    spellings: dict[str, tuple[str, ...]] = {}
+    counts: Counter[str] = Counter()
+    for start, count in found.most_common():
+        spellings.setdefault(_key(start), start)
+        counts[_key(start)] += count
+    often = {key for key, count in counts.items() if key and count >= BRAND_TITLES}
+    return {key: " ".join(spellings[key]) for key in often if often.isdisjoint(_keys(spellings[key][:-1]))}
+
+
+def _keys(words: Sequence[str]) -> list[str]:
+    """Return the keys of all that may be the brand at the beginning of `words`, the longest first."""
+    return [_key(words[:count]) for count in range(min(BRAND_WORDS, len(words)), 0, -1)]
+
+
+def _key(words: Sequence[str]) -> str:
+    """Return what all spellings and names of a brand have in common."""
+    letters = "".join(filter(str.isalnum, "".join(words)))
+    return SAME_BRAND.get(letters, letters)

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import zipfile
+from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
 
-from common.catalogue import load_catalogue
+from common.catalogue import fashion_facts, fashion_products, load_catalogue
 from common.catalogue.fashion_facts import brands_of
-from common.catalogue.fashion_products import sizes_by_split, title_shares
+from common.catalogue.fashion_files import fashion_files, read_fashion
+from common.catalogue.fashion_products import load_intents, sizes_by_split, title_shares
 from common.errors import CourseError
 from tests.common.catalogue import toy_fashion
 from tests.common.catalogue.toy_fashion import write_fashion
@@ -106,6 +109,17 @@ def test_the_year_of_the_hub_is_whole_again(tmp_path):
     assert "year" not in json.loads(products.loc["13", "attributes"])
 
 
+def test_only_what_cannot_be_read_is_called_damaged(tmp_path, monkeypatch):
+    home = write_fashion(tmp_path / "hub", "parquet")
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", Mock(side_effect=OSError("No space left")))
+        with pytest.raises(OSError, match=r"^No space left$"):
+            read_fashion(fashion_files(home), tmp_path)
+    (home / "data" / "train-00001-of-00002.parquet").write_bytes(b"PAR1")
+    with pytest.raises(CourseError, match=r"00001.*not a readable Parquet file"):
+        load(home)
+
+
 def test_a_picture_damaged_in_the_zip_is_set_aside(tmp_path):
     home = write_fashion(tmp_path / "shop", "zip")
     content = toy_fashion.pictures()["11"]
@@ -136,6 +150,12 @@ def test_a_brand_begins_many_titles_before_the_word_for_a_person():
     assert brands[16:] == [None, "larkfield", None, None]
 
 
+def test_a_brand_has_more_than_one_spelling_and_goes_by_the_most_frequent(monkeypatch):
+    monkeypatch.setitem(fashion_facts.SAME_BRAND, "tm", "tovikmill")
+    titles = ["Tovik Mill Men Cap"] * 5 + ["Tovik-Mill. Women Cap"] * 3 + ["TM Kids Cap"] * 4 + ["T.M. Belt"]
+    assert brands_of([*titles, *["TovikMill Black Men Cap"] * 5, "Tovik Men Cap"]) == ["tovik mill"] * 18 + [None]
+
+
 def test_title_shares_and_sizes_are_counted(shop):
     catalogue = load(shop)
     shares = title_shares(catalogue.products)
@@ -144,6 +164,14 @@ def test_title_shares_and_sizes_are_counted(shop):
     assert shares["without colour"] == pytest.approx(4 / (len(catalogue.products) - 1))
     sizes = sizes_by_split(catalogue)
     assert sizes["products"].sum() == len(catalogue.products) and sizes["queries"].sum() == 0
+
+
+def test_no_queries_asked_for_are_none_drawn(shop, monkeypatch):
+    monkeypatch.delattr(fashion_products, "draw_fashion_queries")
+    catalogue = load(shop, queries=0)
+    assert len(catalogue.products) and catalogue.queries.empty and catalogue.truth.empty and catalogue.judgements.empty
+    with pytest.raises(CourseError, match="only fashion_products with queries"):
+        load_intents(catalogue)
 
 
 def test_a_folder_without_the_data_set_says_what_to_put_there(tmp_path, monkeypatch):
