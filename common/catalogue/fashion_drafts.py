@@ -1,4 +1,4 @@
-"""Make up what a shopper of fashion_products may ask: a product in mind, a word for the thing, and wishes.
+"""Draft what a shopper of fashion_products may ask: a product in mind, a word for the thing, and wishes.
 
 A shopper adds wishes until few enough products are relevant (`RELEVANT_RANGE`). What may be said, by kind:
 
@@ -207,7 +207,7 @@ def _negation(shopper: Shopper) -> Draft | None:
     if not colours or word is None or not _is_asked("colour", product["type"]):
         return None
     unwanted = shopper.one(tuple(colours))
-    frame = shopper.one(("{}, not {}", "{} but not {}", "{}, anything but {}", "{}, no {}"))
+    frame = shopper.one(("{}, not {}", "{} but not {}", "{}, anything but {}"))
     words = str(frame).format(describe(word, [words for _, words in said], shopper.rng), COLOURS[unwanted][0])
     return make_intent(noun.types, [*(w for w, _ in said), Wish("colour", (unwanted,), wanted=False)]), words, words
 

@@ -9,7 +9,8 @@ The grades mean what they mean in the pocket shop (`common.pocket_shop.intents`)
 | 1 | C, complement | a type that was asked for with one miss; or a sibling type that meets every wish |
 | 0 | I, irrelevant | everything else, and whatever the shopper has ruled out ("not black") |
 
-A fact that the catalogue does not know misses every wish about it, and is never ruled out.
+A shade of a colour that is ruled out (navy for "not blue") is a near miss. A fact that the catalogue does not know
+misses every wish about it, and is never ruled out.
 """
 
 from __future__ import annotations
@@ -64,13 +65,12 @@ def make_intent(types: tuple[str, ...], wishes: list[Wish]) -> Intent:
 
 def misses(wish: Wish, value: str | None) -> float:
     """Say how badly a product whose fact has `value` misses a wish: 0, `NEAR_MISS`, `MISS` or `RULED_OUT`."""
-    met = value in wish.values
-    if not wish.wanted:
-        return RULED_OUT if met else 0.0
-    if met:
-        return 0.0
-    near = NEAR_VALUES.get(wish.fact, ())
-    return NEAR_MISS if any((value, one) in near or (one, value) in near for one in wish.values) else MISS
+    met, pairs = value in wish.values, NEAR_VALUES.get(wish.fact, ())
+    if not met and any((value, one) in pairs or (one, value) in pairs for one in wish.values):
+        return NEAR_MISS
+    if wish.wanted:
+        return 0.0 if met else MISS
+    return RULED_OUT if met else 0.0
 
 
 def related_types(types: tuple[str, ...]) -> set[str]:

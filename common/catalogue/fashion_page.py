@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import pandas as pd
 
+from common.catalogue import fashion_drafts, fashion_intents
 from common.catalogue.catalogue import Catalogue
 from common.catalogue.contract import RELEVANT_GRADE, SPLITS
 from common.catalogue.fashion_drafts import RELEVANT_RANGE
@@ -25,29 +27,24 @@ by `COURSE_DATA_HOME=… python -m common.catalogue.fashion_page > docs/fashion_
 **How a query is made** ([`fashion_drafts.py`](../common/catalogue/fashion_drafts.py)). A thing is drawn, with a
 chance that grows as the square root of its number of products, and one of its products. A word for the thing comes
 from a table of shoppers' words ([`fashion_words.py`](../common/catalogue/fashion_words.py)): a quarter are the
-catalogue's own, in the singular; the others ("tee", "shades", "lippy") are not. Wishes about the product's facts are
-added, in shoppers' words, until few enough products are relevant, and now and then one more. A query is kept if at
-least one product has grade 3 and {low} to {high} have grade 2 or 3. No two queries share their words or their
-meaning. A small catalogue gives fewer queries, and the build says how many.
+catalogue's own, in the singular; the others ("tee", "shades", "lippy") are not. A use-case says what the thing is for
+([`fashion_uses.py`](../common/catalogue/fashion_uses.py)). Wishes about the product's facts are added, in shoppers'
+words, until few enough products are relevant, and now and then one more. A query is kept if at least one product has
+grade 3 and {low} to {high} have grade 2 or 3. No two queries share their words or their meaning. A small catalogue
+gives fewer queries, and the build says how many.
 
-| kind | the thing is named by | what may be asked of it |
-| --- | --- | --- |
-| category | a shopper's word | for whom, for what, the season of clothes; or nothing |
-| attribute | a shopper's word | the colour, and what a category may add |
-| brand | a shopper's word | the brand, and anything else |
-| jargon | a word of the trade | anything but the brand; or nothing |
-| use-case | [what it is for](../common/catalogue/fashion_uses.py) | the colour, for whom, the brand; or nothing |
-| negation | a shopper's word | a colour that it must not have, and anything else |
-| misspelt | a word of the first three kinds, with typing errors | as there |
+{kinds}
 
 **Grades** mean what they mean in the pocket shop ([`fashion_intents.py`](../common/catalogue/fashion_intents.py)),
-and the same function gives them. 3: a type that was asked for, every wish met. 2: one wish met only nearly (navy for
-blue, unisex for men). 1: one wish missed, or a sibling type (a jumper for a sweatshirt) that meets them all. 0:
-everything else, and what the shopper has ruled out. Every product is graded: `truth` holds the grades above 0,
-`judgements` a pool of about 25 products for each query, as a real shop would have judged. A fact that the catalogue
-does not know misses a wish about it. A product is of a brand if its title begins with it; a beginning of at least
-five titles, before the word for men, women or children, is a brand
-([`fashion_facts.py`](../common/catalogue/fashion_facts.py)).
+and the same function gives them.
+
+{grades}
+
+A shade of a colour that is ruled out (navy for "not blue") is a near miss. A fact that the catalogue does not know
+misses a wish about it, and is never ruled out. A product is of a brand if its title begins with it, in any spelling; a
+beginning of at least five titles, before the word for men, women or children, is a brand
+([`fashion_facts.py`](../common/catalogue/fashion_facts.py)). Every product is graded: `truth` holds the grades above 0,
+`judgements` a pool of about 25 products for each query, as a real shop would have judged.
 
 **Splits.** 60 / 15 / 25, drawn within each kind. The words of a query are in one split only; so is what a use-case is
 for.
@@ -81,12 +78,18 @@ def main(config: PageConfig) -> None:
         return
     low, high = RELEVANT_RANGE
     sizes = {"queries": len(catalogue.queries), "products": len(catalogue.products)}
-    print(_TEXT.format(**sizes, asked=config.queries, seed=config.seed, low=low, high=high), end="")
+    rules = {"kinds": _rules(fashion_drafts), "grades": _rules(fashion_intents), "low": low, "high": high}
+    print(_TEXT.format(**sizes, **rules, asked=config.queries, seed=config.seed), end="")
     print("## Counts\n")
     print(_table(sizes_by_split(catalogue).rename_axis("split").reset_index()))
     print(_table(relevant_by_kind(catalogue)))
     print(f"## {config.sample} queries\n\nColumns `3`, `2`, `1`: products of that grade.\n")
     print(_table(sample_queries(catalogue, config.sample, seed=config.seed)), end="")
+
+
+def _rules(module: ModuleType) -> str:
+    """Return the table in the description of a module."""
+    return "\n".join(line for line in str(module.__doc__).splitlines() if line.startswith("|"))
 
 
 def relevant_by_kind(catalogue: Catalogue) -> pd.DataFrame:

@@ -47,7 +47,7 @@ from common.errors import CourseError
 from common.pocket_shop.judging import pool_judgements
 from common.settings import artifacts_root, data_home
 
-VERSION = 1
+VERSION = 2
 """Of the reader and of the generator of queries; a change of either raises it."""
 
 PROFILE_PARAMETERS = {"smoke": {"queries": 140}}
@@ -73,9 +73,9 @@ def find_files(*, data: str = "", **others: object) -> dict[str, Path | list[Pat
 def build_catalogue(folder: Path, *, data: str = "", queries: int = 1_200, seed: int = 0) -> Catalogue:
     """Build the catalogue of the folder `data`, see the module; without `data` that of the data home.
 
-    `queries` is their number, seven kinds in equal parts; fewer come out of a small catalogue, and a remark says how
-    many. Products are split 80 / 10 / 10 by group. `seed` draws the splits, the queries and the pool. Pictures from a
-    zip or from Parquet are written to ``<folder>/images``, what each query asks for to `INTENTS`.
+    `queries` is their number, seven kinds in equal parts; 0 asks for none. Fewer come out of a small catalogue, and a
+    remark says how many. Products are split 80 / 10 / 10 by group. `seed` draws the splits, the queries and the pool.
+    Pictures from a zip or from Parquet are written to ``<folder>/images``, what each query asks for to `INTENTS`.
     """
     files = find_files(data=data)
     table, images, aside = read_fashion(files, folder)

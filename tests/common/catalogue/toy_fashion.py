@@ -29,14 +29,15 @@ PICTURED = 24
 
 
 def regular_rows() -> list[list[str]]:
-    """Every type, colour and brand for men, women and both; ids from 1000 on."""
+    """Every type, colour and brand for men, women and both; ids from 1000 on. Some brands are spelt without spaces."""
     rows = []
     everything = itertools.product(TYPES, COLOURS, BRANDS, ("Men", "Women", "Unisex"))
     for number, (kind, colour, brand, gender) in enumerate(everything):
         master, sub, noun = TYPES[kind]
         usage = ("Casual", "Sports", "Formal", "NA")[number % 4]
         season = ("Summer", "Winter", "Spring", "Fall")[number // 4 % 4]
-        title = f"{brand} {gender} {colour} {noun} Model {number}"
+        spelling = brand if number % 5 else brand.replace(" ", "")
+        title = f"{spelling} {gender} {colour} {noun} Model {number}"
         rows.append([str(1000 + number), gender, master, sub, kind, colour, season, "2024", usage, title])
     return rows
 
