@@ -43,10 +43,15 @@ NBVAL = $(shell $(BIN)/python -c 'from common.devices import native_bfloat16 as 
 test-notebooks: $(STAMP)
 	$(if $(NOTEBOOKS),$(OFFLINE) COURSE_QUIET=1 $(BIN)/python -m pytest -q --$(NBVAL) --nbval-current-env $(NOTEBOOKS),@echo "no notebooks yet")
 
-test-slow: $(STAMP) ## the tests that `make check` leaves out: whole runs, real processes
-	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -q -m slow -n 2
+# Tests that time something, or wait for a page in a browser: other work beside them would make them fail.
+ALONE := tests/course/service tests/chapter04_catalogue_reranker/constellation tests/common/test_evaluation.py \
+	tests/common/pocket_shop/test_shop.py
 
-check: lint test-unit ## lint, import floors and fast unit tests: for every commit, under 3 minutes
+test-slow: $(STAMP) ## the tests that `make check` leaves out: whole runs, real processes
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -q -m slow -n 2 $(ALONE:%=--ignore=%)
+	$(OFFLINE) $(BIN)/python -m pytest -q -m slow $(ALONE)
+
+check: lint test-unit ## lint, import floors and fast unit tests: for every commit
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check --quiet .
