@@ -30,6 +30,7 @@ from chapter03_multimodal.losses import clip_loss
 from chapter03_multimodal.model import clamp_logit_scale
 from chapter03_multimodal.prepare_data import MultimodalData, load_multimodal_data
 from chapter03_multimodal.retrieval_metrics import mean_of_directions, retrieval_metrics
+from chapter03_multimodal.training_pictures import contents
 from common.artifacts import Artifacts, RunFolder
 from common.atomic import atomic_folder, read_json, write_json
 from common.catalogue import load_catalogue
@@ -49,7 +50,7 @@ from common.training import (
 from common.training_log import TrainingLog, read_log
 
 CHAPTER, STEP = "chapter03_multimodal", "align"
-HEADLINE = "MRR"
+HEADLINE, MODEL = "MRR", "model"
 ALIGNED = "aligned"
 """Name of a catalogue's own alignment among the encoders that steps start from."""
 WARMUP = 0.05
@@ -85,7 +86,8 @@ RANGES: dict[str, tuple[float, float | None]] = {
 
 @dataclass(frozen=True)
 class Features:
-    """What the frozen towers say of M pairs. pairs: as in `MultimodalData`. pictures: float32 [M, F]. texts: [M, G]."""
+    """What the frozen towers say of M pairs. pairs: as in `MultimodalData`, with `content`, equal for copies of a file.
+    pictures: float32 [M, F]. texts: float32 [M, G]."""
 
     pairs: pd.DataFrame
     pictures: Tensor
@@ -104,7 +106,7 @@ class Alignment:
     @property
     def folder(self) -> Path:
         """Return the folder of the CLIP, for `load_clip`."""
-        return self.run.path / "model"
+        return self.run.path / MODEL
 
 
 def main(config: AlignConfig) -> Alignment:
@@ -139,14 +141,15 @@ def load_alignment(artifacts: Artifacts) -> Alignment:
 
 def starting_point(artifacts: Artifacts, encoder: str) -> str:
     """Return what `load_clip` takes for the encoder of a config: the folder of the alignment for "aligned"."""
-    return str(load_alignment(artifacts).folder) if encoder == ALIGNED else encoder
+    return str(artifacts.current(CHAPTER, STEP).path / MODEL) if encoder == ALIGNED else encoder
 
 
 def frozen(clip: Clip, data: MultimodalData, split: str, cache: Path) -> Features:
     """Compute the features of the usable pictures of a split and of their texts. cache: see `picture_features`."""
     pairs, folder = data.with_text(split), Path(data.catalogue.folder or ".")
-    pictures, usable = picture_features(clip, [folder / path for path in pairs["path"]], cache)
-    pairs = pairs[usable].reset_index(drop=True)
+    paths = [folder / path for path in pairs["path"]]
+    pictures, usable = picture_features(clip, paths, cache)
+    pairs = pairs.assign(content=contents(paths))[usable].reset_index(drop=True)
     texts = text_features(clip, pairs["text"].tolist(), cache)
     return Features(pairs, torch.from_numpy(pictures[usable]), torch.from_numpy(texts))
 
@@ -187,18 +190,18 @@ def align(config: AlignConfig, clip: Clip, train: Features, held_out: Features, 
         best = run.finish()
     heads.load_state_dict(load_file(work / "best" / "projections.safetensors"))
     clip.model.requires_grad_(False)
-    with atomic_folder(work / "model") as folder:
+    with atomic_folder(work / MODEL) as folder:
         save_clip(clip, folder)
     write_json(work / "best.json", best)
 
 
 def batches_of(train: Features, config: AlignConfig) -> BatchMaker:
-    """Return the maker of batches; a title that several products share is no negative for any of them."""
-    pairs = train.pairs.assign(content=[f"row {row}" for row in range(len(train.pairs))])
+    """Return the maker of batches. A title that several products share is no negative for any of them, nor is a photo
+    that they share."""
     return BatchMaker(
-        pairs=pairs,
-        texts=pairs[["text"]].to_numpy(dtype=object),
-        neighbours=np.full((len(pairs), 1), -1),
+        pairs=train.pairs,
+        texts=train.pairs[["text"]].to_numpy(dtype=object),
+        neighbours=np.full((len(train.pairs), 1), -1),
         batch_size=config.batch_size,
         seed=config.seed,
     )

@@ -19,7 +19,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
 import imagehash
@@ -30,7 +29,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from common.catalogue.contract import SPLITS
-from common.catalogue.images import MAX_THREADS, open_image
+from common.catalogue.images import MAX_THREADS, open_image, pixel_digest
 from common.errors import CourseError
 from common.progress import progress
 
@@ -146,11 +145,9 @@ def _hash_or_reason(picture: Path | str | Image.Image) -> tuple[str, np.ndarray,
         image = picture.convert("RGB") if isinstance(picture, Image.Image) else open_image(picture)
     except (CourseError, OSError) as error:
         return str(error)
-    size = f"{image.width}x{image.height}:".encode()
-    pixels = blake2b(size + image.tobytes(), digest_size=16).hexdigest()
     bits = np.packbits(imagehash.phash(image, HASH_SIDE).hash).view(np.uint64)
     cells = np.asarray(image.resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BOX))
-    return pixels, bits, cells.astype(np.int16).ravel()
+    return pixel_digest(image), bits, cells.astype(np.int16).ravel()
 
 
 def near_pairs(

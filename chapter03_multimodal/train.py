@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from chapter03_multimodal.align import ALIGNED, load_alignment, starting_point
+from chapter03_multimodal.align import ALIGNED, starting_point
+from chapter03_multimodal.align import STEP as ALIGN_STEP
 from chapter03_multimodal.clip import Clip, load_clip, save_clip
 from chapter03_multimodal.losses import batch_loss
 from chapter03_multimodal.model import clamp_logit_scale, count_parameters, merged, prepare, training_mode
@@ -79,7 +80,7 @@ def main(config: TrainConfig) -> TrainResult:
     data, processes = load_multimodal_data(artifacts, catalogue), Processes.launched()
     clip, inputs = load_clip(starting_point(artifacts, config.encoder)), {"prepare_data": data.run}
     if config.encoder == ALIGNED:
-        inputs["align"] = load_alignment(artifacts).run
+        inputs[ALIGN_STEP] = artifacts.current(CHAPTER, ALIGN_STEP)
     train_and_publish(
         artifacts,
         CHAPTER,
@@ -101,8 +102,8 @@ def load_training(artifacts: Artifacts) -> TrainResult:
 
 def check_start(artifacts: Artifacts, training: TrainResult) -> None:
     """Raise `CourseError` if the current training started from another alignment than the current one."""
-    started = training.run.manifest["inputs"].get("align")
-    if started is not None and started != load_alignment(artifacts).run.name:
+    started = training.run.manifest["inputs"].get(ALIGN_STEP)
+    if started is not None and started != artifacts.current(CHAPTER, ALIGN_STEP).name:
         raise CourseError(
             f"{CHAPTER}: the towers were aligned again since the training.\n"
             f"Train again with: python -m {CHAPTER}.train --encoder {ALIGNED}"

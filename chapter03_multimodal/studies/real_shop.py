@@ -30,7 +30,7 @@ from chapter03_multimodal.retrieval_metrics import retrieval_metrics
 from chapter03_multimodal.train import check_start, clip_folders, load_training
 from common.artifacts import Artifacts
 from common.catalogue import load_catalogue
-from common.catalogue.fashion_products import pixel_digests
+from common.catalogue.images import pixel_digests
 from common.catalogue.text import normalise_query
 from common.cli import run_step
 from common.encoders import load_text_encoder

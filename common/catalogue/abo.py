@@ -18,17 +18,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from common.catalogue.catalogue import Catalogue
 from common.catalogue.columns import require_columns
 from common.catalogue.contract import SPLITS
 from common.catalogue.download import ABO, ABO_TEXT, public_files
 from common.catalogue.readers import quarantine_rows, read_table
-from common.catalogue.splits import split_by_group
+from common.catalogue.splits import linked_groups, split_by_group
 from common.catalogue.text import strip_markup
 from common.category_path import join_path
 from common.errors import CourseError
@@ -211,13 +208,9 @@ def _numbered(items: pd.Series, english: pd.Series) -> pd.Series:
 
 
 def _groups(listings: pd.DataFrame) -> pd.Series:
-    """Group listings that share the item or the main photo, directly or through others; the first item's id names it.
-    The groups are the connected components of the graph of items and photos."""
-    items, item_names = pd.factorize(listings["item_id"])
-    photos, photo_names = pd.factorize(listings["main_image_id"].fillna("item " + listings["item_id"]))
-    size = len(item_names) + len(photo_names)
-    edges = coo_array((np.ones(len(items)), (items, photos + len(item_names))), shape=(size, size))
-    part = pd.Series(connected_components(edges, directed=False)[1][items], index=listings.index)
+    """Group listings that share the item or the main photo, directly or through others; the first item's id names
+    it."""
+    part = linked_groups(listings["item_id"], listings["main_image_id"].fillna("item " + listings["item_id"]))
     return listings["item_id"].groupby(part).transform("first")
 
 

@@ -23,15 +23,10 @@ each query.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from common.catalogue.catalogue import Catalogue
 from common.catalogue.contract import SPLITS
@@ -39,8 +34,8 @@ from common.catalogue.download import FASHION_PRODUCTS, public_files
 from common.catalogue.fashion_facts import fashion_facts, words_of
 from common.catalogue.fashion_files import TITLE, fashion_files, read_fashion
 from common.catalogue.fashion_queries import draw_fashion_queries
-from common.catalogue.images import MAX_THREADS, UnusableImage, open_image
-from common.catalogue.splits import split_by_group
+from common.catalogue.images import pixel_digests
+from common.catalogue.splits import linked_groups, split_by_group
 from common.catalogue.text import normalise_query
 from common.category_path import join_path
 from common.errors import CourseError
@@ -116,30 +111,14 @@ def _products(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def pixel_digests(paths: Sequence[Path]) -> list[str | None]:
-    """Return a digest of the decoded pixels of each picture, None for one that cannot be decoded."""
-
-    def digest(path: Path) -> str | None:
-        try:
-            picture = open_image(path)
-        except UnusableImage:
-            return None
-        return blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16).hexdigest()
-
-    with ThreadPoolExecutor(MAX_THREADS) as pool:
-        return list(pool.map(digest, paths))
-
-
 def group_products(products: pd.DataFrame, pixels: pd.Series) -> pd.Series:
     """Group products that share the words of the title or the pixels of the picture, directly or through others; the
-    first one's id names the group. The groups are the connected components of the graph of titles and pictures."""
+    first one's id names the group."""
     alone = "product " + products["product_id"]
     titles = products["title"].map(lambda title: normalise_query(title) if isinstance(title, str) else "")
-    title, title_names = pd.factorize(("title " + titles).where(titles != "", alone))
-    picture, picture_names = pd.factorize(("pixels " + pixels.astype("str")).where(pixels.notna(), alone))
-    size = len(title_names) + len(picture_names)
-    edges = coo_array((np.ones(len(title)), (title, picture + len(title_names))), shape=(size, size))
-    part = pd.Series(connected_components(edges, directed=False)[1][title], index=products.index)
+    part = linked_groups(
+        ("title " + titles).where(titles != "", alone), ("pixels " + pixels.astype("str")).where(pixels.notna(), alone)
+    )
     return products["product_id"].groupby(part).transform("first")
 
 

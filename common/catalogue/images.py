@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,22 @@ def _cmyk_as_rgb(image: Image.Image) -> Image.Image:
         except (ImageCms.PyCMSError, OSError):
             pass  # a broken profile: the plain formula gets lightness and hue right
     return image.convert("RGB")
+
+
+def pixel_digest(picture: Image.Image) -> str:
+    """Return a digest of the size and the pixels of a picture."""
+    size = f"{picture.width}x{picture.height}:".encode()
+    return blake2b(size + picture.tobytes(), digest_size=16).hexdigest()
+
+
+def pixel_digests(paths: Sequence[Path]) -> list[str | None]:
+    """Return the `pixel_digest` of each file, None for one that cannot be decoded."""
+
+    def digest(path: Path) -> str | None:
+        try:
+            return pixel_digest(open_image(path))
+        except UnusableImage:
+            return None
+
+    with ThreadPoolExecutor(MAX_THREADS) as pool:
+        return list(pool.map(digest, paths))

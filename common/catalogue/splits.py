@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from itertools import accumulate
 
+import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from common.catalogue.contract import SPLITS
 from common.catalogue.text import normalise_query
@@ -41,6 +44,17 @@ def carve_validation(products: pd.DataFrame, split: pd.Series, share: float = 0.
 def split_queries(queries: pd.DataFrame, fractions: Mapping[str, float] = QUERY_FRACTIONS, seed: int = 0) -> pd.Series:
     """Return the split of each row of `queries` (same index); the same words (`normalise_query`) share it."""
     return _split_keys(queries["query"].map(normalise_query), fractions, seed)
+
+
+def linked_groups(first: pd.Series, second: pd.Series) -> pd.Series:
+    """Number the groups of rows that share a value of `first` or of `second`, directly or through other rows.
+
+    They are the connected components of the graph whose nodes are the values and whose edges are the rows.
+    """
+    (one, one_names), (two, two_names) = pd.factorize(first), pd.factorize(second)
+    size = len(one_names) + len(two_names)
+    edges = coo_array((np.ones(len(one)), (one, two + len(one_names))), shape=(size, size))
+    return pd.Series(connected_components(edges, directed=False)[1][one], index=first.index)
 
 
 def _split_keys(keys: pd.Series, fractions: Mapping[str, float], seed: int) -> pd.Series:
