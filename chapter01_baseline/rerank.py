@@ -76,7 +76,7 @@ class RerankConfig:
     """Peak of AdamW's learning rate: warmed up over a tenth of the steps, then falling to 0 in a straight line."""
     max_length: int = 64
     """Tokens of query and product text together; the rest of the text is cut off."""
-    depth: int = 50
+    depth: int | None = None
     """How many hits of the first stage are reordered."""
     validation_queries: int | None = None
     """At most this many validation queries choose the weight."""
@@ -85,9 +85,15 @@ class RerankConfig:
 
 
 PROFILE_DEFAULTS: dict[str, dict[str, Any]] = {
-    "smoke": {"model": MINILM, "queries": 8, "epochs": 1, "validation_queries": 8},
-    "pocket": {"model": MINILM, "queries": 672, "epochs": 1, "validation_queries": 133},
-    "full": {"model": "cross-encoder/ms-marco-MiniLM-L6-v2", "queries": 20_000, "epochs": 1, "validation_queries": 500},
+    "smoke": {"model": MINILM, "queries": 8, "epochs": 1, "depth": 10, "validation_queries": 8},
+    "pocket": {"model": MINILM, "queries": 672, "epochs": 1, "depth": 50, "validation_queries": 133},
+    "full": {
+        "model": "cross-encoder/ms-marco-MiniLM-L6-v2",
+        "queries": 20_000,
+        "epochs": 1,
+        "depth": 50,
+        "validation_queries": 500,
+    },
 }
 
 

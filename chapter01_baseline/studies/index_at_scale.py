@@ -46,6 +46,7 @@ from common.devices import hardware
 from common.errors import CourseError
 from common.profiles import with_profile_defaults
 from common.progress import progress, tell
+from common.settings import DEFAULT_PROFILE
 
 CHAPTER, STEP = "chapter01_baseline", "studies.index_at_scale"
 FORMAT = 1  # of a kept index; raise it when indices are made in another way
@@ -71,8 +72,8 @@ class IndexAtScaleConfig:
     """Recall that the reported setting of an index should reach."""
     ef_construction: int = 400
     """HNSW: candidates examined while building."""
-    batch: int = 1_024
-    """Queries searched at once."""
+    batch: int | None = None
+    """Queries searched at once. None: 128 in profile smoke, else 1,024."""
     batches: int = 2
     """Batches in each half of the queries."""
     rounds: int = 4
@@ -87,7 +88,11 @@ SETTINGS = ("size", "encoder", "queries", "k", "batch", "target", "ef_constructi
 """Fields of the config that are columns of the result."""
 CSV_KEYS = ("encoder", "queries", "size")
 MIN_SIZE = 1_000
-PROFILE_DEFAULTS = {"smoke": {"size": 2_000}, "pocket": {"size": 100_000}, "full": {"size": 1_000_000}}
+PROFILE_DEFAULTS = {
+    "smoke": {"size": 2_000, "batch": 128},
+    "pocket": {"size": 100_000, "batch": 1_024},
+    "full": {"size": 1_000_000, "batch": 1_024},
+}
 
 
 def main(config: IndexAtScaleConfig) -> pd.DataFrame:
@@ -248,9 +253,13 @@ def choose(points: pd.DataFrame, target: float) -> pd.DataFrame:
 
 
 def command(config: IndexAtScaleConfig) -> str:
-    """Return the command that repeats the measurement, with the `SETTINGS` that differ from their defaults."""
+    """Return the command that repeats the measurement, with the `SETTINGS` that differ from their defaults.
+
+    The size is always named, since the profile is not.
+    """
+    usual = IndexAtScaleConfig(batch=PROFILE_DEFAULTS[DEFAULT_PROFILE]["batch"])
     settings = {name: getattr(config, name) for name in SETTINGS}
-    changed = {name: value for name, value in settings.items() if value != getattr(IndexAtScaleConfig(), name)}
+    changed = {name: value for name, value in settings.items() if value != getattr(usual, name)}
     return f"python -m {CHAPTER}.{STEP} " + " ".join(f"--{name.replace('_', '-')} {v}" for name, v in changed.items())
 
 

@@ -213,6 +213,12 @@ def test_an_index_that_was_finished_is_not_built_again_after_an_interruption(sma
     assert built[6:] == [HNSW], "the others do not depend on efConstruction"
 
 
+def test_the_command_names_the_size_and_what_is_not_as_in_profile_pocket():
+    pocket, smoke = (index_at_scale.resolved(IndexAtScaleConfig(profile=name)) for name in ("pocket", "smoke"))
+    assert index_at_scale.command(pocket).endswith(".index_at_scale --size 100000")
+    assert index_at_scale.command(smoke).endswith(".index_at_scale --size 2000 --batch 128")
+
+
 def test_points_say_what_was_chosen_and_what_it_took(small, tmp_path):
     csv = tmp_path / "points.csv"
     points = index_at_scale.main(replace(small, csv=csv))
