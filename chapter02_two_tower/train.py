@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -130,18 +131,20 @@ def train_stages(
     if processes.is_main and not (work / UNTRAINED).is_file():
         write_json(work / UNTRAINED, validation(_model(config, work, None)))
     done: dict[str, dict[str, Any]] = {}
-    for stage in plan:
-        folder = work / stage.name
-        if not (folder / DONE).is_file():
-            model = _model(config, work, _best({"stage1": done["stage1"]} if stage.name == CONTROL else done))
-            if processes.is_main:
-                mine_once(stage, model, folder, texts, data, config)
-            processes.wait()  # for what is read next
-            before = [*done.values()][-1] if done else {"lines": 0, "steps": 0}
-            batches = stage_batches(stage, folder, data, config)
-            train_stage(stage, model, batches, texts, validation, config, work, before, processes, guide)
-            processes.wait()
-        done[stage.name] = read_json(folder / DONE)
+    with closing(_open_log(config, work, [stage.name for stage in plan], processes)) as log:
+        for stage in plan:
+            folder = work / stage.name
+            if not (folder / DONE).is_file():
+                model = _model(config, work, _best({"stage1": done["stage1"]} if stage.name == CONTROL else done))
+                log.watch(model)
+                if processes.is_main:
+                    mine_once(stage, model, folder, texts, data, config)
+                processes.wait()  # for what is read next
+                first_step = [*done.values()][-1]["steps"] if done else 0
+                batches = stage_batches(stage, folder, data, config)
+                train_stage(stage, model, batches, texts, validation, config, folder, log, first_step, processes, guide)
+                processes.wait()
+            done[stage.name] = read_json(folder / DONE)
     best = _best({name: result for name, result in done.items() if name != CONTROL})
     if processes.is_main:
         if best[HEADLINE] <= read_json(work / UNTRAINED)[HEADLINE]:
@@ -158,19 +161,19 @@ def train_stage(
     texts: TrainingTexts,
     validation: Validation,
     config: TrainConfig,
-    work: Path,
-    before: Mapping[str, int],
+    folder: Path,
+    log: TrainingLog,
+    first_step: int = 0,
     processes: Processes = ALONE,
     guide: Guide | None = None,
 ) -> None:
     """Train `model` on one stage, and leave the models of its epochs and `best/` in the stage's folder.
 
-    before: the `lines` and `steps` that the log of the whole training has when the stage begins.
+    log: of the whole training. first_step: how many steps the stages before took.
     """
-    folder, placement = work / stage.name, choose_placement("torch")
+    placement = choose_placement("torch")
     optimizer = torch.optim.AdamW(parameter_groups(model, WEIGHT_DECAY), lr=stage.rate, fused=True)
     torch.manual_seed(stage.seed)
-    log = _open_log(config, work, model, max(before["lines"], resumed_state(folder)["lines"]), processes)
     run = TrainingRun(
         folder,
         model,
@@ -180,7 +183,7 @@ def train_stage(
         patience=config.patience,
         checkpoint_every=config.checkpoint_every,
         processes=processes,
-        first_step=before["steps"],
+        first_step=first_step,
         labels={"stage": stage.name},
     )
     in_chunks = config.cached or processes.count > 1
@@ -210,19 +213,21 @@ def train_stage(
             optimizer.step()
             run.after_step(loss=float(loss.detach()), rate=rate, gradient_norm=norm)
         run.after_epoch(lambda: validation(model), model.save)
-    log.close()
     best = run.finish()
     if processes.is_main:
-        write_json(folder / DONE, {**best, "lines": log.lines, "steps": before["steps"] + run.step})
+        write_json(folder / DONE, {**best, "lines": log.lines, "steps": first_step + run.step})
         shutil.rmtree(folder / CHECKPOINTS)
 
 
-def _open_log(config: TrainConfig, work: Path, model: TwoTowerModel, keep: int, processes: Processes) -> TrainingLog:
-    """Open the log of the whole training after its first `keep` lines; only the main process writes it."""
+def _open_log(config: TrainConfig, work: Path, stages: Sequence[str], processes: Processes) -> TrainingLog:
+    """Open the log of the whole training after the lines that a kill left valid; only the main process writes it."""
+    finished = [work / name / DONE for name in stages]
+    counted = [read_json(file)["lines"] for file in finished if file.is_file()]
+    lines = max([*counted, *(resumed_state(work / name)["lines"] for name in stages)])
     if not processes.is_main:
-        return TrainingLog(None, keep=keep)
-    tracker = open_tracker(config.track, project="product-search-course", config=asdict(config))
-    return TrainingLog(work / LOG, keep=keep, tracker=tracker, watched=model)
+        return TrainingLog(None, keep=lines)
+    tracker = open_tracker(config.track, run=CHAPTER, config=asdict(config), folder=work)
+    return TrainingLog(work / LOG, keep=lines, tracker=tracker)
 
 
 def _model(config: TrainConfig, work: Path, start: Mapping[str, Any] | None) -> TwoTowerModel:

@@ -62,7 +62,7 @@ class TrainConfig:
     checkpoint_every: int = 40
     """Steps between checkpoints."""
     track: str | None = None
-    """Log to wandb or trackio besides the file."""
+    """tensorboard, wandb or trackio, to log there too; None: to the file only."""
     seed: int = 0
     """Seed of new layers, the order of the pairs and the draw of negatives."""
 

@@ -190,8 +190,10 @@ def _kept_neighbours(inputs: TrainingInputs, work: Path, processes: Processes) -
 def _open_log(config: TrainConfig, work: Path, model: torch.nn.Module, processes: Processes) -> TrainingLog:
     """Open the log after the lines of an earlier, interrupted run; only the main process writes."""
     track, file = (config.track, work / "log.jsonl") if processes.is_main else (None, None)
-    tracker = open_tracker(track, project="product-search-course", config=asdict(config))
-    return TrainingLog(file, keep=resumed_state(work)["lines"], tracker=tracker, watched=model)
+    tracker = open_tracker(track, run=CHAPTER, config=asdict(config), folder=work)
+    log = TrainingLog(file, keep=resumed_state(work)["lines"], tracker=tracker)
+    log.watch(model)
+    return log
 
 
 def _save(clip: Clip, folder: Path) -> None:

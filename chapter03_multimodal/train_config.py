@@ -55,7 +55,7 @@ class TrainConfig:
     checkpoint_every: int = 40
     """Steps between checkpoints."""
     track: str | None = None
-    """wandb or trackio to log there too; None: to the file only."""
+    """tensorboard, wandb or trackio, to log there too; None: to the file only."""
     seed: int = 0
     """Seed of the choice of pictures, their order, windows and texts, and of new weights."""
 

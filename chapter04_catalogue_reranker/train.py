@@ -100,10 +100,11 @@ def train_stages(config: TrainConfig, data: RerankerData, work: Path, processes:
     metrics = processes.from_main(lambda: read_json(work / METRICS) if (work / METRICS).is_file() else {})
     folders = {stage: work / f"stage_{stage}" for stage in STAGES if config.epochs[stage]}
     tracker = config.track if processes.is_main else None
-    tracker = open_tracker(tracker, project="product-search-course", config=asdict(config))
+    tracker = open_tracker(tracker, run=CHAPTER, config=asdict(config), folder=work)
     lines = max(resumed_state(folder)["lines"] for folder in folders.values())
     file = work / LOG if processes.is_main else None
-    log = TrainingLog(file, keep=lines, tracker=tracker, watched=setup.model)
+    log = TrainingLog(file, keep=lines, tracker=tracker)
+    log.watch(setup.model)
     with closing(log), torch.random.fork_rng(devices=[]):
         for stage, folder in folders.items():
             if f"stage {stage}" in metrics:  # trained before an interruption

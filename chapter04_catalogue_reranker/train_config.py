@@ -54,7 +54,7 @@ class TrainConfig:
     checkpoint_every: int = 50
     """Steps between checkpoints."""
     track: str | None = None
-    """Log to wandb or trackio besides the file."""
+    """tensorboard, wandb or trackio, to log there too; None: to the file only."""
     seed: int = 0
     """Seed of the choice of products, their order, dropout and new weights."""
 

@@ -41,13 +41,12 @@ from common.catalogue import Catalogue, load_catalogue
 from common.cli import run_step
 from common.errors import CourseError
 from common.progress import progress, tell
-from common.training_log import open_tracker
+from common.training_log import TrainingLog, open_tracker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CHAPTER, STEP = "chapter02_two_tower", "pooled_towers.sweep"
-PROJECT = "product-search-course"
 GRID = "quick"
 
 RANDOM_FIRST = 6
@@ -72,7 +71,7 @@ class SweepConfig:
     profile: str | None = None
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
     track: str | None = None
-    """Log each trial to wandb or trackio besides."""
+    """tensorboard, wandb or trackio, to show each trial there too."""
     seed: int = 0
     """Seed of the search and of every training."""
 
@@ -142,19 +141,18 @@ def run_trials(study: optuna.Study, space: Space, config: SweepConfig, train: Tr
 
     def objective(trial: optuna.Trial) -> float:
         settings = {name: _suggest(trial, name, values) for name, values in space.items()}
-        tracker = open_tracker(config.track, project=PROJECT, config={**settings, "trial": trial.number})
+        log = TrainingLog(None, tracker=open_tracker(config.track, run=f"trial-{trial.number}", config=settings))
         started = time.perf_counter()
         try:
             history = train(settings)
-            for row in history.to_dict("records") if tracker is not None else ():
-                tracker.log(row, int(row.pop("step")))
+            for row in history.to_dict("records"):
+                log.write(int(row.pop("step")), **row)
         except CourseError as error:
             trial.set_user_attr("fault", str(error))
             raise optuna.TrialPruned from error
         finally:
             trial.set_user_attr("seconds", round(time.perf_counter() - started, 3))
-            if tracker is not None:
-                tracker.close()
+            log.close()
         return float(history[HEADLINE].max())
 
     finished = len(finished_trials(study))

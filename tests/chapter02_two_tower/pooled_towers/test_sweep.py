@@ -159,11 +159,12 @@ def test_wrong_arguments_are_refused_before_anything_is_trained(swept, wrong, me
 def test_a_tracker_sees_every_row_of_every_trial(swept, monkeypatch):
     told = []
 
-    def open_tracker(name, *, project, config):
-        told.append((name, config["trial"], {key: config[key] for key in swept_names}))
-        return SimpleNamespace(log=lambda row, step: told.append((step, row)), close=lambda: told.append("closed"))
+    def open_tracker(name, *, run, config):
+        told.append((name, run, config))
+        return SimpleNamespace(
+            begin=lambda lines: None, log=lambda row, line: told.append(row), close=lambda: told.append("closed")
+        )
 
-    swept_names = list(PRESETS["pooled"]["quick"])
     monkeypatch.setattr(sweep, "open_tracker", open_tracker)
     swept(preset="quick", count=2, track="trackio")
     best = [value_of(settings) for settings in swept.seen]
@@ -171,9 +172,9 @@ def test_a_tracker_sees_every_row_of_every_trial(swept, monkeypatch):
         entry
         for trial in range(2)
         for entry in (
-            ("trackio", trial, swept.seen[trial]),
-            (10, {"nDCG@10": best[trial]}),
-            (20, {"nDCG@10": best[trial] / 2}),
+            ("trackio", f"trial-{trial}", swept.seen[trial]),
+            {"step": 10, "nDCG@10": best[trial]},
+            {"step": 20, "nDCG@10": best[trial] / 2},
             "closed",
         )
     ]
