@@ -1,4 +1,4 @@
-"""Dispatch the course's commands: ``python -m course run | scoreboard | results | bench | serve``."""
+"""Dispatch the course's commands: ``python -m course doctor | run | scoreboard | results | bench | serve``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Annotated
 import tyro
 
 from common.cli import run_step
-from course import bench, results, run, scoreboard, serve
+from course import bench, doctor, results, run, scoreboard, serve
 
 Command = (
-    Annotated[run.Run, tyro.conf.subcommand("run")]
+    Annotated[doctor.Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[run.Run, tyro.conf.subcommand("run")]
     | Annotated[scoreboard.Scoreboard, tyro.conf.subcommand("scoreboard")]
     | Annotated[results.Results, tyro.conf.subcommand("results")]
     | Annotated[bench.Bench, tyro.conf.subcommand("bench")]
@@ -21,6 +22,8 @@ Command = (
 def main(command: Command) -> None:
     """Run the course on product search: its notebooks, scoreboard, results, benchmarks and service."""
     match command:
+        case doctor.Doctor():
+            doctor.main(command)
         case run.Run():
             run.main(command)
         case scoreboard.Scoreboard():
