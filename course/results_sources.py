@@ -69,6 +69,10 @@ SOURCES = {
                 "From text to photo and back, in a pool of 1,000 products",
                 ("text to image R@1", "text to image R@10", "text to image MRR", "image to text R@1"),
             ),
+            Task(
+                "The type of a product, off its photo (tail: the third of the types that are rarest in training)",
+                ("type macro-F1", "gain in type macro-F1", "type top-1", "gain in type top-1", "type macro-F1, tail"),
+            ),
         ),
     ),
     "grocery_store": Source(

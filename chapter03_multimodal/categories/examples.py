@@ -60,8 +60,13 @@ def embed_examples(data: MultimodalData, encoder: ClipEncoder, level: int | None
     for split in SPLITS:
         if not (table["split"] == split).any():
             raise CourseError(f"no picture of the {split} split has a category; a classifier needs some in each split.")
+    table, classes = number_classes(table)
+    return Examples(table, pictures.vectors, classes, left_out)
+
+
+def number_classes(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table with the `label` of each `category_path`, and the classes of the training split in order."""
     classes = sorted(table.loc[table["split"] == "train", "category_path"].unique())
     absent = sorted(set(table["category_path"]) - set(classes))
     numbers = {name: number for number, name in enumerate([*classes, *absent])}
-    table["label"] = table["category_path"].map(numbers).astype(np.int64)
-    return Examples(table, pictures.vectors, classes, left_out)
+    return table.assign(label=table["category_path"].map(numbers).astype(np.int64)), classes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
@@ -62,7 +64,13 @@ def bootstrap_macro_f1(
 
 
 def compare_over_draws(
-    labels: np.ndarray, plain: np.ndarray, chosen: np.ndarray, *, seed: int = 0, rounds: int = 1_000
+    labels: np.ndarray,
+    plain: np.ndarray,
+    chosen: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+    rounds: int = 1_000,
 ) -> pd.DataFrame:
     """Compare two classifiers on the same N pictures, each trained on D draws of the training pictures.
 
@@ -71,14 +79,15 @@ def compare_over_draws(
     intervals are those of `bootstrap_macro_f1`, with the same pictures drawn for both classifiers and all trainings:
     they say how much other test pictures would change, not how much other draws would.
 
-    labels: int64 [N]. plain, chosen: predicted classes, int64 [D, N].
+    labels: int64 [N]. plain, chosen: predicted classes, int64 [D, N]. groups: the group of each picture, [N]; groups
+    are drawn then, with all their pictures, since pictures of one group are right or wrong together.
     """
 
     def figures(rows: np.ndarray) -> list[list[float]]:
         truth, guesses = labels[rows], (plain[:, rows], chosen[:, rows])
         return [[np.mean([macro_f1(truth, row) for row in guess]), np.mean(guess == truth)] for guess in guesses]
 
-    draws = _draws(len(labels), seed, rounds)
+    draws = _draws(len(labels), seed, rounds) if groups is None else _draws_of_groups(groups, seed, rounds)
     found = np.array([figures(np.arange(len(labels))), *map(figures, draws)])  # [1 + rounds, classifier, metric]
     gains = found[:, 1] - found[:, 0]
     table = pd.DataFrame({"metric": ["macro-F1", "top-1"], "plain": found[0, 0], "chosen": found[0, 1]})
@@ -146,3 +155,11 @@ def compare_classifiers(labels: np.ndarray, chosen: np.ndarray, plain: np.ndarra
 def _draws(count: int, seed: int, rounds: int) -> np.ndarray:
     """Draw the pictures of each bootstrap round with replacement: int64 [rounds, count]."""
     return np.random.default_rng(seed).integers(0, count, (rounds, count))
+
+
+def _draws_of_groups(groups: np.ndarray, seed: int, rounds: int) -> Iterator[np.ndarray]:
+    """Draw groups with replacement, as many as there are, and yield the pictures of each round."""
+    _, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(sizes)[:-1])
+    for drawn in _draws(len(members), seed, rounds):
+        yield np.concatenate([members[group] for group in drawn])
