@@ -12,7 +12,10 @@ NOTEBOOKS = $(sort $(wildcard chapter*/[0-9]*.ipynb))
 OFFLINE := $(if $(filter full,$(COURSE_PROFILE)),,HF_HUB_OFFLINE=1)
 
 # All that the commands need; `tracking` is for whoever asks a training to be tracked.
-EXTRAS := $(foreach extra,notebooks demo scale dev,--extra $(extra))
+EXTRAS := notebooks demo scale dev
+# TORCH=cpu installs the build of torch without CUDA, which is most of the environment; any --torch-backend of uv will do.
+TORCH ?=
+comma := ,
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,11 +26,11 @@ $(STAMP): requirements.txt pyproject.toml $(wildcard */__init__.py)
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $(PYTHON) is too old; install Python 3.11 or later, or name it: make PYTHON=..." >&2; exit 2; }
 	@test -x $(BIN)/uv || { "$(PYTHON)" -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; }
-	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -r requirements.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(if $(TORCH),--torch-backend $(TORCH)) \
+		--constraints requirements.txt -e '.[$(subst $() $(),$(comma),$(EXTRAS))]'
 	@touch $@
 
-course: $(STAMP) ## run every chapter's notebooks in order, then show the scoreboard
+course: $(STAMP) ## run every chapter's notebooks in order, then show the scoreboard; TORCH=cpu on a machine without CUDA
 	@$(BIN)/python -m course run
 
 test: test-unit test-notebooks ## unit tests, then every notebook against its committed outputs
@@ -68,7 +71,7 @@ bench: $(STAMP) ## our fast paths beside the plain ones, in one run; keeps the r
 	@$(BIN)/python -m course bench --save
 
 requirements: $(STAMP) ## pin every version anew from pyproject.toml; UPGRADE=--upgrade for the newest
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 $(EXTRAS) --no-emit-index-url $(UPGRADE) \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 $(EXTRAS:%=--extra %) --no-emit-index-url $(UPGRADE) \
 		pyproject.toml -o requirements.txt
 
 clean: ## remove what was computed; the environment stays
