@@ -16,6 +16,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
@@ -104,6 +105,22 @@ def new_clip(architecture: str, *, seed: int = 0) -> Clip:
         model = open_clip.create_model(architecture, load_weights=False, pretrained_text=False)
         tokenise = open_clip.get_tokenizer(architecture)
     return _clip(model, tokenise, model_cfg, architecture)
+
+
+def resized(clip: Clip, side: int) -> Clip:
+    """Return a copy that takes squares of `side` pixels, with the same weights; its digest is another.
+
+    Raises CourseError for an image tower that is not of timm: the weights of a transformer of open_clip fit one size.
+    """
+    if not isinstance(clip.model.visual, TimmModel):
+        raise CourseError(f"{clip.name}: its image tower takes pictures of one size only.")
+    model = deepcopy(clip.model)
+    model.visual.image_size = model.visual.preprocess_cfg["size"] = (side, side)
+    model_cfg = {
+        **clip.config["model_cfg"],
+        "vision_cfg": {**clip.config["model_cfg"]["vision_cfg"], "image_size": side},
+    }
+    return _clip(model, clip.tokenise, model_cfg, clip.name)
 
 
 def save_clip(clip: Clip, folder: str | Path, half: bool = False) -> None:

@@ -17,7 +17,6 @@ them from shops.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -33,8 +32,8 @@ from common.catalogue.splits import split_by_group
 from common.category_path import join_path, split_path
 from common.statistics import summarise
 
-COARSE = 2
-"""Levels of a category path that name a coarse class."""
+LEVELS = {"fine": None, "coarse": 2}
+"""How many levels of a category path name a class; None: all."""
 WEIGHT_DECAYS = (0.3, 1.0, 3.0)
 PROBE_BATCH = 128
 """With the classifier's 512, a few thousand photos would be few steps an epoch."""
@@ -59,20 +58,26 @@ def grocery_pairs(data: MultimodalData, held_out: float, seed: int = 0) -> pd.Da
     return pairs
 
 
-def measure_classes(encoder: ClipEncoder, data: MultimodalData, seed: int = 0) -> pd.DataFrame:
+def measure_classes(encoder: ClipEncoder, data: MultimodalData, vectors: np.ndarray, seed: int = 0) -> pd.DataFrame:
     """Compute all figures of one model on a grocery_store: metric, value, ci_low, ci_high, n_queries.
 
-    data: with the pairs of `grocery_pairs`. Searches are named "query to answer"; queries are descriptions ("text"),
-    names in an ensemble of prompts ("name") or photos. Fine and coarse classes are predicted by the same prompts and by
-    a linear probe on the frozen vectors.
+    data: with the pairs of `grocery_pairs`. vectors: float32 [M, D] of length 1, what the model says of their photos.
+    encoder: reads the texts. Searches are named "query to answer"; queries are descriptions ("text"), names in an
+    ensemble of prompts ("name") or photos. Fine and coarse classes are predicted by the same prompts and by a linear
+    probe on the vectors.
     """
-    folder = data.catalogue.folder or "."
-    pictures = encoder.encode_images([Path(folder, path) for path in data.pairs["path"]], desc="embedding photos")
-    pairs, vectors = data.pairs.iloc[pictures.rows].reset_index(drop=True), pictures.vectors
-    tables = [_search_figures(encoder, data.catalogue, pairs, vectors, seed)]
-    for name, level in (("fine", None), ("coarse", COARSE)):
-        paths = [join_path(split_path(path)[:level]) for path in pairs["category_path"]]
-        tables.append(_class_figures(encoder, pairs.assign(category_path=paths), vectors, name, seed))
+    tables = [_search_figures(encoder, data.catalogue, data.pairs, vectors, seed)]
+    for name, pairs in _levels(data.pairs):
+        tables += [_prompt_figures(encoder, pairs, vectors, name, seed), _probe_figures(pairs, vectors, name, seed)]
+    return pd.concat(tables, ignore_index=True)
+
+
+def measure_probes(pairs: pd.DataFrame, features: np.ndarray, seed: int = 0) -> pd.DataFrame:
+    """Compute the figures of linear probes for fine and coarse classes alone; columns as in `measure_classes`.
+
+    pairs: M rows of `grocery_pairs`. features: float32 [M, F], of any length.
+    """
+    tables = [_probe_figures(of_level, features, name, seed) for name, of_level in _levels(pairs)]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -119,18 +124,33 @@ def _search_figures(
     return pd.concat(tables, ignore_index=True)
 
 
-def _class_figures(
+def _levels(pairs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the pairs with their fine and with their coarse class as the category path."""
+    paths = pairs["category_path"].map(split_path)
+    return [(name, pairs.assign(category_path=paths.str[:end].map(join_path))) for name, end in LEVELS.items()]
+
+
+def _prompt_figures(
     encoder: ClipEncoder, pairs: pd.DataFrame, vectors: np.ndarray, level: str, seed: int
 ) -> pd.DataFrame:
-    """Measure top-1, top-5 and macro-F1 of prompts and of a linear probe."""
-    names = sorted(pairs["category_path"].unique())
-    labels = pairs["category_path"].map({name: at for at, name in enumerate(names)}).to_numpy(dtype=np.int64)
-    train, val, test = ((pairs["split"] == split).to_numpy() for split in SPLITS)
+    names, labels = _labels(pairs)
+    test = (pairs["split"] == "test").to_numpy()
     prompts = class_vectors(encoder, [prompt_name(name) for name in names])
+    return _named(classification(vectors[test] @ prompts.T, labels[test], seed=seed), level, "prompts")
+
+
+def _probe_figures(pairs: pd.DataFrame, vectors: np.ndarray, level: str, seed: int) -> pd.DataFrame:
+    _, labels = _labels(pairs)
+    train, val, test = ((pairs["split"] == split).to_numpy() for split in SPLITS)
     probe = linear_probe(vectors[train], labels[train], vectors[val], labels[val], seed)
-    scores = {"prompts": vectors[test] @ prompts.T, "linear probe": probe.probabilities(vectors[test])}
-    tables = []
-    for way, found in scores.items():
-        table = classification(found, labels[test], seed=seed)
-        tables.append(table.assign(metric=[f"{level} {metric} ({way})" for metric in table["metric"]]))
-    return pd.concat(tables, ignore_index=True)
+    return _named(classification(probe.probabilities(vectors[test]), labels[test], seed=seed), level, "linear probe")
+
+
+def _labels(pairs: pd.DataFrame) -> tuple[list[str], np.ndarray]:
+    """Return the names of the classes and the number of each pair's class among them, int64 [M]."""
+    numbers, names = pd.factorize(pairs["category_path"], sort=True)
+    return list(names), numbers.astype(np.int64)
+
+
+def _named(table: pd.DataFrame, level: str, way: str) -> pd.DataFrame:
+    return table.assign(metric=[f"{level} {metric} ({way})" for metric in table["metric"]])

@@ -1,45 +1,56 @@
-"""Measure the chapter on real photos, those of two public shops, for the scoreboard.
+"""Measure the pretrained towers on real photos, those of two public shops, for the scoreboard.
 
-    python -m chapter03_multimodal.studies.real_photos --catalogue grocery_store      # trains two models: some minutes
+    python -m chapter03_multimodal.studies.real_photos --catalogue grocery_store      # some minutes
     python -m chapter03_multimodal.studies.real_photos --catalogue luma
 
-**grocery_store**: three models are measured as `grocery_photos` describes. `CLIP, from scratch` has random weights
-trained on the shop; `CLIP, zero-shot` is the encoder as it is; `CLIP, fine-tuned` is the encoder trained on the shop in
-the same way.
+The models start from the towers as `align` left them on the photos and titles of fashion_products.
+
+**grocery_store**: `grocery_photos` says what is measured. Linear probes read what the frozen image tower sees, before
+any projection; the aligned model is measured as it is, and after training on the shop. Towers that stay frozen look at
+each photo once (`frozen_features`), and only the projections between them are trained, as in `align`; `--trained
+last_blocks` or `everything` trains more, with `fine_tune`, and takes many times as long.
 
 **luma** says which products go together (links "related" and "crosssell"), and not which do not: negatives are sampled
-(`negatives.add_negatives`). A compatibility head on the encoder's frozen vectors is cross-validated, five folds by
-product, beside the cosine of the vectors themselves.
+(`negatives.add_negatives`). Compatibility heads on frozen vectors are cross-validated, five folds by product, beside
+the cosine of the vectors themselves: vectors of the pictures, of the texts, and both side by side.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import open_clip
+import numpy as np
 import pandas as pd
 import torch
+from torch.nn.functional import normalize
 
-from chapter03_multimodal.clip import POCKET_CLIP, Clip, load_clip, save_clip
-from chapter03_multimodal.encoder import load_clip_encoder
+from chapter03_multimodal.align import ALIGNED, MODEL, AlignConfig, align, frozen, starting_point
+from chapter03_multimodal.clip import Clip, load_clip, resized
+from chapter03_multimodal.encoder import ClipEncoder, load_clip_encoder
+from chapter03_multimodal.frozen_features import picture_features, projections
+from chapter03_multimodal.joint import side_by_side
+from chapter03_multimodal.model import Trained
 from chapter03_multimodal.outfits.compatibility import CompatibilityConfig
 from chapter03_multimodal.outfits.cross_validation import HEAD, cross_validate
+from chapter03_multimodal.outfits.embeddings import ItemEmbeddings
 from chapter03_multimodal.outfits.export_embeddings import ExportConfig
 from chapter03_multimodal.outfits.export_embeddings import main as export_embeddings
 from chapter03_multimodal.outfits.metrics import FROZEN
 from chapter03_multimodal.outfits.pair_data import PairData, load_pair_data
 from chapter03_multimodal.prepare_data import MultimodalData, PrepareDataConfig
 from chapter03_multimodal.prepare_data import main as prepare_data
-from chapter03_multimodal.retrieval import FINE_TUNED, ZERO_SHOT
-from chapter03_multimodal.studies.grocery_photos import grocery_pairs, measure_classes
+from chapter03_multimodal.studies.grocery_photos import grocery_pairs, measure_classes, measure_probes
+from chapter03_multimodal.studies.real_shop import FINE_TUNED, LIT
 from chapter03_multimodal.train import fine_tune
 from chapter03_multimodal.train_config import TrainConfig, resolved
 from common.artifacts import Artifacts, RunFolder
 from common.catalogue import load_catalogue
 from common.cli import run_step
+from common.devices import choose_placement
 from common.errors import CourseError
 from common.scoreboard import read_scoreboard, save_scoreboard
 from common.settings import artifacts_root
@@ -47,42 +58,45 @@ from common.statistics import summarise
 from common.training import link_folder, train_and_publish
 
 CHAPTER, STEP = "chapter03_multimodal", "studies.real_photos"
-SCRATCH = "CLIP, from scratch"
+FEATURES = "Lite0, frozen features"
 SOURCES = ("grocery_store", "luma")
-FOLDERS = {SCRATCH: "from_scratch", FINE_TUNED: "fine_tuned"}
-TRAININGS = "trainings"
+ALIGNED_ON = "fashion_products"
+TRAINING = "training"
 FOLDS = 5
 EVERY_PICTURE = 1_000_000
 
 
 @dataclass(frozen=True)
 class RealPhotosConfig:
-    """Measure the chapter on real photos: grocery_store (search and classes) or luma (what goes together)."""
+    """Measure the towers on real photos: grocery_store (search and classes) or luma (what goes together)."""
 
     catalogue: str = "grocery_store"
     """grocery_store or luma."""
     profile: str | None = None
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
-    encoder: str = POCKET_CLIP
-    """What is measured as it is and fine-tuned; its architecture is trained from scratch too."""
-    epochs: int = 10
-    """Times that each model sees every training photo, at most; the best on the held-out photos is kept."""
-    batch_size: int = 64
+    encoder: str = ALIGNED
+    """Model to measure and to train further: "aligned", what `align` made on fashion_products, or the folder of a CLIP
+    of the same towers."""
+    side: int = 224
+    """Pixels of the squares that photos of grocery_store are seen as; Lite0 learned from 224."""
+    trained: Trained = "projections"
+    """projections, last_blocks, lora or everything."""
+    epochs: int = 40
+    """Times that the model sees every training photo, at most; the best on the held-out photos is kept."""
+    batch_size: int = 256
     """Photos a step."""
-    scratch_rate: float = 1e-3
-    """Peak learning rate from scratch."""
-    fine_tuning_rate: float = 5e-4
-    """Peak learning rate of fine-tuning."""
+    learning_rate: float = 1e-3
+    """Peak of the rate; the more is trained, the lower."""
     held_out: float = 0.1
     """Share of the training photos to choose on."""
     seed: int = 0
-    """Of held-out photos, weights, batches, folds and the bootstrap."""
+    """Of held-out photos, batches, folds and the bootstrap."""
 
 
 @dataclass(frozen=True)
 class RealPhotosResult:
-    """run: its folder holds, for grocery_store, the trained models (`from_scratch/`, `fine_tuned/`) with their logs.
-    board: a row a system and metric, the columns of the scoreboard."""
+    """run: its folder holds, for grocery_store, the trained model (`fine_tuned/`) with its log. board: a row a system
+    and metric, the columns of the scoreboard."""
 
     run: RunFolder
     board: pd.DataFrame
@@ -106,72 +120,93 @@ def load_real_photos(artifacts: Artifacts) -> RealPhotosResult:
     return RealPhotosResult(run, read_scoreboard(run.path))
 
 
+def model_to_measure(config: RealPhotosConfig) -> str:
+    """Return what `load_clip` takes for the encoder of the config."""
+    if config.encoder != ALIGNED:
+        return config.encoder
+    shop = load_catalogue(ALIGNED_ON, profile=config.profile)
+    return starting_point(Artifacts.for_catalogue(shop, config.profile), ALIGNED)
+
+
+def name_of(config: RealPhotosConfig) -> str:
+    """Return the name of the encoder in the rows."""
+    return LIT if config.encoder == ALIGNED else Path(config.encoder).name
+
+
 def _grocery_store(config: RealPhotosConfig, data: MultimodalData, artifacts: Artifacts) -> None:
-    """Train from scratch and fine-tune, resuming what was interrupted, and measure the three models."""
-    start = load_clip(config.encoder)
+    """Train, resuming what was interrupted, and measure the frozen tower and both models."""
+    start, cache = resized(load_clip(model_to_measure(config)), config.side), artifacts_root() / "embeddings"
 
     def train(work: Path) -> None:
-        shop, folder = replace(data, pairs=grocery_pairs(data, config.held_out, config.seed)), work / TRAININGS
-        starts = {SCRATCH: with_random_weights(start, folder / "random_weights", config.seed), FINE_TUNED: start}
-        for system, clip in starts.items():
-            if not (folder / FOLDERS[system] / "best.json").is_file():  # the last file that a training writes
-                fine_tune(training_config(config, system), folder / FOLDERS[system], clip, shop)
-        trained = {system: folder / name / "best" for system, name in FOLDERS.items()}
-        models = {SCRATCH: trained[SCRATCH], ZERO_SHOT: config.encoder, FINE_TUNED: trained[FINE_TUNED]}
-        rows = {}
-        for system, model in models.items():
-            encoder = load_clip_encoder(str(model), cache=artifacts_root() / "embeddings")
-            rows[system] = measure_classes(encoder, shop, config.seed)
+        pairs, folder = grocery_pairs(data, config.held_out, config.seed), Path(data.catalogue.folder or ".")
+        paths = [folder / path for path in pairs["path"]]
+        features, usable = picture_features(start, paths, cache / "frozen_features")
+        shop, features = replace(data, pairs=pairs[usable].reset_index(drop=True)), features[usable]
+        trained = train_on(config, start, shop, work / TRAINING, cache / "frozen_features")
+        tuned, own = load_clip(trained), features
+        if config.trained != "projections":
+            paths = [folder / path for path in shop.pairs["path"]]
+            own, _ = picture_features(tuned, paths, cache / "frozen_features")
+        rows = {FEATURES: measure_probes(shop.pairs, features, config.seed)}
+        for system, clip, seen in ((name_of(config), start, features), (FINE_TUNED, tuned, own)):
+            encoder = ClipEncoder(clip, choose_placement("torch"))
+            rows[system] = measure_classes(encoder, shop, projected(clip, seen), config.seed)
         shop.pairs.to_parquet(work / "pairs.parquet", index=False)
-        for system, name in FOLDERS.items():
-            link_folder(trained[system], work / name)
-            shutil.copyfile(folder / name / "log.jsonl", work / f"{name}.jsonl")
+        link_folder(trained, work / "fine_tuned")
+        shutil.copyfile(work / TRAINING / "log.jsonl", work / "fine_tuned.jsonl")
         save_scoreboard(work, _board(rows, data.catalogue.source, "val"))
 
     recorded = {**asdict(config), "encoder_digest": start.digest}
     inputs = {"prepare_data": data.run}
-    train_and_publish(artifacts, CHAPTER, STEP, config=recorded, inputs=inputs, train=train, unpublished=(TRAININGS,))
+    train_and_publish(artifacts, CHAPTER, STEP, config=recorded, inputs=inputs, train=train, unpublished=(TRAINING,))
 
 
-def with_random_weights(clip: Clip, folder: Path, seed: int = 0) -> Clip:
-    """Write an untrained model of the same architecture and image preprocessing to `folder`, and load it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = open_clip.CLIP(**clip.config["model_cfg"])
-    save_clip(replace(clip, model=model), folder)
-    return load_clip(folder)
+def train_on(config: RealPhotosConfig, start: Clip, shop: MultimodalData, work: Path, cache: Path) -> Path:
+    """Train a copy of `start` on the training pairs of `shop` in the folder `work`; return the folder of the best."""
+    settings = {"catalogue": config.catalogue, "profile": config.profile, "epochs": config.epochs}
+    settings |= {"batch_size": config.batch_size, "learning_rate": config.learning_rate, "seed": config.seed}
+    done = (work / "best.json").is_file()  # the last file that a training writes
+    if config.trained == "projections":
+        if not done:
+            parts = [frozen(start, shop, split, cache) for split in ("train", "val")]
+            clip = replace(start, model=deepcopy(start.model))
+            align(AlignConfig(**settings, patience=config.epochs), clip, *parts, work)
+        return work / MODEL
+    if not done:
+        settings |= {"encoder": config.encoder, "trained": config.trained, "pictures": EVERY_PICTURE, "neighbours": 0}
+        fine_tune(resolved(TrainConfig(**settings, patience=config.epochs)), work, start, shop)
+    return work / "best"
 
 
-def training_config(config: RealPhotosConfig, system: str) -> TrainConfig:
-    """Return the config of a training; the two differ in the peak learning rate alone.
-
-    No neighbours are mined: random weights cannot tell which pictures are similar.
-    """
-    return resolved(
-        TrainConfig(
-            catalogue=config.catalogue,
-            profile=config.profile,
-            encoder=config.encoder,
-            pictures=EVERY_PICTURE,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.scratch_rate if system == SCRATCH else config.fine_tuning_rate,
-            hard_share=0.0,
-            neighbours=0,
-            patience=config.epochs,
-            seed=config.seed,
-        )
-    )
+@torch.inference_mode()
+def projected(clip: Clip, features: np.ndarray) -> np.ndarray:
+    """Return the vectors, float32 [N, D] of length 1, of pictures whose features before the projection are [N, F]."""
+    return normalize(projections(clip)["image"](torch.from_numpy(features)), dim=-1).numpy()
 
 
 def _luma(config: RealPhotosConfig, data: MultimodalData, artifacts: Artifacts) -> None:
-    """Export the encoder's vectors, and cross-validate heads on them."""
-    export_embeddings(ExportConfig(model=config.encoder, catalogue=config.catalogue, profile=config.profile))
+    """Export the encoder's vectors of the pictures, and cross-validate heads on these, on those of texts, and both."""
+    model = model_to_measure(config)
+    export_embeddings(ExportConfig(model=model, catalogue=config.catalogue, profile=config.profile))
     pair_data, inputs = load_pair_data(artifacts, data.catalogue)
     if artifacts.reuse(CHAPTER, STEP, config=config, inputs=inputs) is None:
-        rows = measure_compatibility(pair_data, CompatibilityConfig(catalogue=config.catalogue, seed=config.seed))
+        encoder, rows = load_clip_encoder(model, cache=artifacts_root() / "embeddings"), {}
+        text_of = dict(data.pairs[["product_id", "text"]].itertuples(index=False, name=None))
+        heads = CompatibilityConfig(catalogue=config.catalogue, seed=config.seed)
+        for kind, embeddings in kinds_of_vectors(pair_data.embeddings, text_of, encoder).items():
+            found = measure_compatibility(replace(pair_data, embeddings=embeddings), heads)
+            rows |= {f"{name_of(config)}, {system} on {kind}": table for system, table in found.items()}
         with artifacts.new_run(CHAPTER, STEP, config=config, inputs=inputs) as folder:
             save_scoreboard(folder, _board(rows, data.catalogue.source, "cross-validated"))
+
+
+def kinds_of_vectors(
+    pictures: ItemEmbeddings, text_of: Mapping[str, str], encoder: ClipEncoder
+) -> dict[str, ItemEmbeddings]:
+    """Return the vectors of the same items by what they are of: "pictures", "texts", and "both" side by side."""
+    texts = encoder.encode([text_of[item] for item in pictures.ids]).vectors
+    both = side_by_side(texts, pictures.vectors, share=0.5)
+    return {"pictures": pictures, "texts": replace(pictures, vectors=texts), "both": replace(pictures, vectors=both)}
 
 
 def measure_compatibility(
@@ -192,7 +227,7 @@ def measure_compatibility(
     blanks = blanks.rename(columns={"metric": "system"}).assign(metric="FITB")
     table = pd.concat([aucs.rename(columns={"n": "n_queries"}), blanks], ignore_index=True)
     columns = ["metric", "value", "ci_low", "ci_high", "n_queries"]
-    return {f"compatibility, {system}": table.loc[table["system"] == system, columns] for system in (FROZEN, HEAD)}
+    return {system: table.loc[table["system"] == system, columns] for system in (FROZEN, HEAD)}
 
 
 def _board(rows: Mapping[str, pd.DataFrame], source: str, split: str) -> pd.DataFrame:

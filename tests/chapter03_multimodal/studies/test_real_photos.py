@@ -11,8 +11,8 @@ import torch
 
 from chapter03_multimodal.categories.head import Head
 from chapter03_multimodal.categories.metrics import macro_f1
-from chapter03_multimodal.clip import load_clip, save_clip
-from chapter03_multimodal.encoder import load_clip_encoder
+from chapter03_multimodal.clip import LITE0_MINILM, load_clip, resized
+from chapter03_multimodal.encoder import ClipEncoder, load_clip_encoder
 from chapter03_multimodal.outfits import cross_validation
 from chapter03_multimodal.outfits.compatibility import CompatibilityConfig
 from chapter03_multimodal.outfits.cross_validation import cross_validate
@@ -21,22 +21,25 @@ from chapter03_multimodal.outfits.metrics import FROZEN, Questions
 from chapter03_multimodal.outfits.pair_data import PairData
 from chapter03_multimodal.outfits.pairs import ItemFacts, clean_pairs, product_folds
 from chapter03_multimodal.prepare_data import load_multimodal_data
-from chapter03_multimodal.retrieval import FINE_TUNED, ZERO_SHOT
 from chapter03_multimodal.studies import grocery_photos, real_photos
 from chapter03_multimodal.studies.grocery_photos import grocery_pairs, linear_probe, prompt_name
 from chapter03_multimodal.studies.real_photos import (
-    SCRATCH,
+    FEATURES,
     RealPhotosConfig,
+    kinds_of_vectors,
     load_real_photos,
     main,
     measure_compatibility,
-    training_config,
-    with_random_weights,
+    model_to_measure,
+    name_of,
+    train_on,
 )
+from chapter03_multimodal.studies.real_shop import FINE_TUNED, LIT
 from common.artifacts import Artifacts
 from common.atomic import write_json
 from common.catalogue import Catalogue, load_catalogue
-from common.errors import CourseError
+from common.devices import choose_placement
+from common.errors import CourseError, MissingArtifact
 from common.scoreboard import COLUMNS
 from common.training_log import read_log
 from tests.chapter03_multimodal.grocery import draw, write_grocery_store
@@ -56,17 +59,26 @@ def photos(split: str, name: str) -> range:
     return range({"train": 8, "val": 2 if name != CLASSES[0][0] else 0, "test": 1}[split])
 
 
+SIDE = 32
+
+
 @pytest.fixture(scope="module")
-def grocery(tmp_path_factory, tiny_clip):
+def grocery(tmp_path_factory):
     """What `main` made of the toy shop, its config, artifacts and catalogue."""
     with pytest.MonkeyPatch.context() as patch:
         home = write_grocery_store(tmp_path_factory.mktemp("home"), CLASSES, photos)
         patch.setenv("COURSE_DATA_HOME", str(home))
         patch.setenv("COURSE_ARTIFACTS", str(tmp_path_factory.mktemp("grocery")))
-        config = RealPhotosConfig(encoder=str(tiny_clip), epochs=2, batch_size=12, held_out=0.3, seed=5)
+        config = RealPhotosConfig(encoder=LITE0_MINILM, side=SIDE, epochs=2, batch_size=12, held_out=0.3, seed=5)
         result = main(config)
         catalogue = load_catalogue("grocery_store")
         yield result, config, Artifacts.for_catalogue(catalogue), catalogue
+
+
+def vectors_of(clip, catalogue, names):
+    """Return the vectors of photos and of iconic pictures as an encoder computes them."""
+    encoder = ClipEncoder(clip, choose_placement("torch"))
+    return encoder.encode_images([catalogue.image_path(name) for name in names]).vectors
 
 
 def test_there_is_a_row_for_each_model_and_figure(grocery):
@@ -76,35 +88,37 @@ def test_there_is_a_row_for_each_model_and_figure(grocery):
     ranks = ("R@1", "R@5", "R@10", "MRR")
     metrics = [f"{way} to photo {metric}" for way in ("text", "name") for metric in (*ranks, "MAP")]
     metrics += [f"photo to {way} {metric}" for way in ("text", "iconic") for metric in ranks]
-    metrics += [
+    classes = [
         f"{level} {metric} ({way})"
         for level in ("fine", "coarse")
         for way in ("prompts", "linear probe")
         for metric in ("top-1", "top-5", "macro-F1")
     ]
-    for system in (SCRATCH, ZERO_SHOT, FINE_TUNED):
-        assert board.loc[board["system"] == system, "metric"].tolist() == metrics
-    assert len(board) == 3 * len(metrics)
+    found = {system: rows["metric"].tolist() for system, rows in board.groupby("system", sort=False)}
+    probes = [metric for metric in classes if "probe" in metric]
+    assert found == {FEATURES: probes, LITE0_MINILM: metrics + classes, FINE_TUNED: metrics + classes}
     assert board["value"].between(board["ci_low"], board["ci_high"]).all() and board["value"].between(0, 1).all()
     assert {*board["source"]} == {"grocery_store"} and {*board["split"]} == {"val"}
 
 
 def test_a_class_without_photos_is_no_query_and_still_an_answer(grocery):
     board = grocery[0].board.set_index(["system", "metric"])
-    counts = board.loc[ZERO_SHOT, "n_queries"]
+    counts = board.loc[LITE0_MINILM, "n_queries"]
     assert counts["text to photo MRR"] == counts["name to photo MRR"] == 3  # of four classes
     assert counts["photo to iconic MRR"] == counts["photo to text MRR"] == counts["fine macro-F1 (prompts)"] == 6
 
 
-def test_the_figures_are_those_of_plain_loops(grocery):
-    result, config, _, catalogue = grocery
-    encoder = load_clip_encoder(config.encoder)
+@pytest.mark.parametrize("system", [LITE0_MINILM, FINE_TUNED])
+def test_the_figures_are_those_of_plain_loops(grocery, system):
+    result, *_, catalogue = grocery
+    start = resized(load_clip(LITE0_MINILM), SIDE)
+    clip = start if system == LITE0_MINILM else load_clip(result.run.path / "fine_tuned")
+    encoder = ClipEncoder(clip, choose_placement("torch"))
     shown = [name for name in catalogue.products["product_id"] if name.startswith("val/")]
-    files = [catalogue.image_path(name) for name in shown]
-    photos = dict(zip(shown, encoder.encode_images(files).vectors, strict=True))
+    photos = dict(zip(shown, vectors_of(clip, catalogue, shown), strict=True))
     iconic, texts = {}, {}
     for name, *_ in CLASSES:
-        iconic[name] = encoder.encode_images([catalogue.image_path(f"iconic/{name}")]).vectors[0]
+        iconic[name] = vectors_of(clip, catalogue, [f"iconic/{name}"])[0]
         texts[name] = encoder.encode([f"This {name} is good to eat."]).vectors[0]
     classes = {product_id: product_id.split("/")[1].split("_")[0] for product_id in shown}
     to_iconic = []
@@ -116,49 +130,50 @@ def test_the_figures_are_those_of_plain_loops(grocery):
         ranking = sorted(photos, key=lambda product_id, text=text: -float(photos[product_id] @ text))
         places = [place for place, product_id in enumerate(ranking, start=1) if classes[product_id] == name]
         to_photo += [1 / places[0]] if places else []
-    values = result.board.set_index(["system", "metric"])["value"][ZERO_SHOT]
+    values = result.board.set_index(["system", "metric"])["value"][system]
     assert values["photo to iconic MRR"] == pytest.approx(np.mean(to_iconic))
     assert values["text to photo MRR"] == pytest.approx(np.mean(to_photo))
 
 
-def test_two_models_were_trained_and_the_start_was_not(grocery, tiny_clip):
+def test_only_the_projections_were_trained(grocery):
     run = grocery[0].run.path
-    logs = {name: read_log(run / f"{name}.jsonl") for name in ("from_scratch", "fine_tuned")}
-    for log in logs.values():
-        assert log["epoch"].max() == 2 and log["loss"].notna().any()
-    digests = {load_clip(folder).digest for folder in (tiny_clip, run / "from_scratch", run / "fine_tuned")}
-    assert len(digests) == 3
-    assert load_clip(run / "from_scratch").config == load_clip(tiny_clip).config
+    log = read_log(run / "fine_tuned.jsonl")
+    assert log["epoch"].max() == 2 and log["loss"].notna().any()
+    before, after = (clip.model.state_dict() for clip in (load_clip(LITE0_MINILM), load_clip(run / "fine_tuned")))
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert {name.split(".")[1] for name in changed - {"logit_scale"}} == {"head", "proj"}
 
 
 def test_nothing_is_made_twice(grocery, monkeypatch):
     result, config, artifacts, *_ = grocery
-    monkeypatch.setattr(real_photos, "fine_tune", None)
+    monkeypatch.setattr(real_photos, "train_on", None)
     assert main(config).run.name == result.run.name == load_real_photos(artifacts).run.name
 
 
-def test_a_training_that_was_finished_before_a_kill_is_kept(grocery, monkeypatch):
-    _, config, artifacts, *_ = grocery
-    done = []
+@pytest.mark.parametrize(("trained", "folder"), [("projections", "model"), ("last_blocks", "best")])
+def test_a_training_that_was_finished_before_a_kill_is_kept(trained, folder, tmp_path, monkeypatch):
+    write_json(tmp_path / "best.json", {})
+    monkeypatch.setattr(real_photos, "align", None)
+    monkeypatch.setattr(real_photos, "fine_tune", None)
+    assert train_on(RealPhotosConfig(trained=trained), None, None, tmp_path, tmp_path) == tmp_path / folder
 
-    def fine_tune(config, work, clip, data):
-        done.append(work.name)
-        if done == ["from_scratch", "fine_tuned"]:
-            raise KeyboardInterrupt
-        save_clip(clip, work / "best")
-        (work / "log.jsonl").write_text("")
-        write_json(work / "best.json", {})
 
-    monkeypatch.setattr(real_photos, "fine_tune", fine_tune)
-    config = replace(config, seed=1)
-    with pytest.raises(KeyboardInterrupt):
-        main(config)
-    result = main(config)
-    assert done == ["from_scratch", "fine_tuned", "fine_tuned"]
-    assert not list((artifacts.folder / "chapter03_multimodal" / "unfinished").iterdir())
-    # Untrained, "fine-tuned" is the start.
-    values = result.board.set_index(["system", "metric"])["value"]
-    pd.testing.assert_series_equal(values[FINE_TUNED], values[ZERO_SHOT])
+def test_a_trained_tower_is_measured_with_what_it_sees_itself(grocery, monkeypatch):
+    _, config, _, catalogue = grocery
+    measured = {}
+    measure = real_photos.measure_classes
+
+    def kept(encoder, data, vectors, seed):
+        measured[len(measured)] = data.pairs, vectors
+        return measure(encoder, data, vectors, seed)
+
+    monkeypatch.setattr(real_photos, "measure_classes", kept)
+    run = main(replace(config, trained="last_blocks", epochs=1, learning_rate=1e-2)).run
+    pairs, vectors = measured[1]
+    tuned = load_clip(run.path / "fine_tuned")
+    expected = vectors_of(tuned, catalogue, pairs["product_id"].tolist())
+    np.testing.assert_allclose((vectors * expected).sum(axis=1), 1, atol=1e-3)
+    assert not np.allclose(vectors, measured[0][1], atol=1e-2)
 
 
 def test_choices_are_made_on_training_photos(grocery):
@@ -192,20 +207,23 @@ def test_a_fine_class_is_spoken_with_its_coarse_one(path, name):
     assert prompt_name(path) == name
 
 
-def test_new_weights_are_other_weights_of_the_same_model(tiny_clip, tmp_path):
-    start = load_clip(tiny_clip)
-    before = torch.random.get_rng_state()
-    fresh = [with_random_weights(start, tmp_path / f"{n}", seed) for n, seed in enumerate((1, 1, 2))]
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert fresh[0].digest == fresh[1].digest != fresh[2].digest
-    assert all(clip.config == start.config and clip.digest != start.digest for clip in fresh)
-
-
-def test_both_models_are_trained_alike_but_for_the_rate(tiny_clip):
-    config = RealPhotosConfig(encoder=str(tiny_clip))
-    scratch, tuned = (training_config(config, system) for system in (SCRATCH, FINE_TUNED))
-    assert scratch.learning_rate == config.scratch_rate and tuned.learning_rate == config.fine_tuning_rate
-    assert replace(scratch, learning_rate=tuned.learning_rate) == tuned
+def test_the_aligned_model_is_that_of_the_real_shop(tmp_path, artifacts_root, monkeypatch):
+    products = pd.DataFrame({"product_id": ["p1"], "title": ["mug"]})
+    shop = Catalogue.from_tables("fashion_products", products=products, folder=tmp_path).save(tmp_path / "saved")
+    asked = []
+    monkeypatch.setattr(real_photos, "load_catalogue", lambda name, profile: asked.append(name) or shop)
+    config = RealPhotosConfig(encoder="aligned")
+    with pytest.raises(MissingArtifact, match="no align yet for catalogue fashion_products"):
+        model_to_measure(config)
+    with Artifacts.for_catalogue(shop).new_run("chapter03_multimodal", "align", config={}) as run:
+        (run / "model").mkdir()
+    assert model_to_measure(config) == str(
+        Artifacts.for_catalogue(shop).current("chapter03_multimodal", "align").path / "model"
+    )
+    assert asked == ["fashion_products"] * 2
+    assert name_of(config) == LIT
+    assert model_to_measure(RealPhotosConfig(encoder="runs/best")) == "runs/best"
+    assert name_of(RealPhotosConfig(encoder="runs/best")) == "best"
 
 
 def test_a_probe_tells_clusters_apart():
@@ -260,7 +278,7 @@ SMALL = CompatibilityConfig(hidden=32, out_dim=16, epochs=6, batch_size=64, drop
 def test_a_head_learns_what_cosines_get_wrong():
     data = opposites()
     found = measure_compatibility(data, SMALL)
-    assert list(found) == ["compatibility, frozen encoder", "compatibility, head"]
+    assert list(found) == ["frozen encoder", "head"]
     for table in found.values():
         assert table["metric"].tolist() == ["AUC", "AUC, one or both unseen", "FITB"]
         assert table["value"].between(table["ci_low"], table["ci_high"]).all()
@@ -298,7 +316,19 @@ def test_too_few_products_of_a_fold_to_ask_about_are_an_error(monkeypatch):
         measure_compatibility(opposites(), replace(SMALL, epochs=1), folds=2)
 
 
-def test_luma_has_rows_of_both_systems(tmp_path, tiny_clip, artifacts_root, monkeypatch):
+def test_the_cosine_of_both_is_the_mean_of_the_cosines(tiny_clip):
+    encoder, items = load_clip_encoder(str(tiny_clip)), ["a", "b", "c"]
+    drawn = np.random.default_rng(0).normal(size=(3, encoder.dimension)).astype(np.float32)
+    pictures = ItemEmbeddings(drawn / np.linalg.norm(drawn, axis=1, keepdims=True), items, "toy", pd.DataFrame())
+    kinds = kinds_of_vectors(pictures, {"b": "red mug", "a": "blue chair", "c": "lamp"}, encoder)
+    texts = encoder.encode(["blue chair", "red mug", "lamp"]).vectors
+    np.testing.assert_allclose(kinds["texts"].vectors, texts, atol=1e-6)
+    assert kinds["pictures"] is pictures and all(kind.ids == items for kind in kinds.values())
+    mean = (texts @ texts.T + pictures.vectors @ pictures.vectors.T) / 2
+    np.testing.assert_allclose(kinds["both"].vectors @ kinds["both"].vectors.T, mean, atol=1e-6)
+
+
+def test_luma_has_rows_of_both_systems_on_each_kind_of_vectors(tmp_path, tiny_clip, artifacts_root, monkeypatch):
     items = [f"p{n:02d}" for n in range(40)]
     for number, item in enumerate(items):
         draw(tmp_path / f"{item}.png", (40, 90, 200) if number % 2 else (200, 90, 40), number)
@@ -312,10 +342,10 @@ def test_luma_has_rows_of_both_systems(tmp_path, tiny_clip, artifacts_root, monk
     monkeypatch.setattr(real_photos, "CompatibilityConfig", lambda **facts: replace(small, **facts))
     result = main(RealPhotosConfig(catalogue=str(folder), encoder=str(tiny_clip)))
     assert tuple(result.board.columns) == COLUMNS
-    assert result.board.groupby("system").size().to_dict() == {
-        "compatibility, frozen encoder": 3,
-        "compatibility, head": 3,
-    }
+    systems = [
+        f"{tiny_clip.name}, {system} on {kind}" for kind in ("pictures", "texts", "both") for system in (FROZEN, "head")
+    ]
+    assert result.board["system"].tolist() == [system for system in systems for _ in range(3)]
     assert {*result.board["source"]} == {"luma"} and {*result.board["split"]} == {"cross-validated"}
     monkeypatch.setattr(real_photos, "measure_compatibility", None)
     again = main(RealPhotosConfig(catalogue=str(folder), encoder=str(tiny_clip)))
