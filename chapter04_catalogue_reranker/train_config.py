@@ -66,8 +66,8 @@ class TrainConfig:
 
 PROFILE_DEFAULTS: dict[str, dict[str, Any]] = {
     "smoke": {
-        "text": MINILM, "vision": POCKET_CLIP, "text_pooling": "mean", "products": 200, "epochs": (4, 1, 1),
-        "learning_rate": (1e-3, 2e-4, 2e-4), "product_length": 48, "category_length": 24,
+        "text": MINILM, "vision": POCKET_CLIP, "text_pooling": "mean", "products": 64, "epochs": (2, 1, 1),
+        "learning_rate": (1e-3, 2e-4, 2e-4), "product_length": 24, "category_length": 12,
     },
     "pocket": {
         "text": MINILM, "vision": POCKET_CLIP, "text_pooling": "mean", "products": 528, "epochs": (30, 2, 6),
