@@ -1,15 +1,15 @@
-# The course's service over what `make course` has built here:
+# The course's service over what `make course` has built here, without notebooks, Ray, Milvus and CUDA:
 #   docker build -t course .
 #   docker run --user "$(id -u)" -p 127.0.0.1:7860:7860 -v "$PWD/artifacts:/course/artifacts" course
-# Set COURSE_API_TOKEN (-e) when others can reach the port.
+# Set COURSE_API_TOKEN (-e) when others can reach the port. With a GPU: --build-arg TORCH=auto.
 FROM python:3.11-slim
+ARG TORCH=cpu
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home shop
+    && useradd --create-home shop && pip install --no-cache-dir uv
 WORKDIR /course
-COPY requirements.txt .
-RUN pip install --no-cache-dir -r requirements.txt
 COPY . .
-RUN pip install --no-cache-dir --no-deps -e . && mkdir -p artifacts && chown shop artifacts
+RUN uv pip install --system --no-cache --torch-backend "$TORCH" --constraints requirements.txt -e '.[demo]' \
+    && mkdir -p artifacts && chown shop artifacts
 USER shop
 ENV HF_HUB_OFFLINE=1
 EXPOSE 7860
