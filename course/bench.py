@@ -34,6 +34,7 @@ BENCHMARKS = {
     "constellation": "course.benchmarks.constellation:main",
     "sharded-embedding": "course.benchmarks.sharded_embedding:main",
     "service": "course.benchmarks.service:main",
+    "busy-machine": "course.benchmarks.busy_machine:main",
     "index-at-scale": "course.benchmarks.index_at_scale:main",
 }
 """Functions without arguments that return rows: ``FIELDS``, and more where there is more to say (a quality, a note).
