@@ -13,7 +13,7 @@ import itertools
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,7 @@ from common.atomic import read_json, write_json
 from common.catalogue import Catalogue, load_catalogue
 from common.cli import run_step
 from common.errors import CourseError
+from common.profiles import with_profile_defaults
 from common.progress import progress
 from common.search import Hits, check_request, empty_hits, hits_from_rows
 
@@ -52,17 +53,20 @@ TABLES = ("choices", "validation", "importances", "permutation", "ablations")
 
 @dataclass(frozen=True)
 class RankerConfig:
-    """Train the learned ranker on the training queries of a catalogue, and choose its settings on validation."""
+    """Train the learned ranker on the training queries of a catalogue, and choose its settings on validation.
+
+    None stands for the profile's default (`PROFILE_DEFAULTS`).
+    """
 
     catalogue: str = "pocket_shop"
     """Name of a catalogue, or the path of a saved one."""
     profile: str | None = None
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
-    trees: int = 200
+    trees: int | None = None
     """Number of trees at most; a multiple of 20."""
-    leaves: tuple[int, ...] = (4, 7, 15)
+    leaves: tuple[int, ...] | None = None
     """Leaves of a tree to try."""
-    start_weights: tuple[float, ...] = (2.5, 5.0, 10.0)
+    start_weights: tuple[float, ...] | None = None
     """Weights of the starting score to try."""
     learning_rate: float = 0.08
     """Factor of what each tree adds."""
@@ -78,6 +82,14 @@ class RankerConfig:
     """Threads of LightGBM; they do not change the result."""
     seed: int = 0
     """Of the sample of unjudged candidates, of the trees, and of the folds."""
+
+
+_GRID = {"trees": 200, "leaves": (4, 7, 15), "start_weights": (2.5, 5.0, 10.0)}
+PROFILE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "smoke": {"trees": 40, "leaves": (4, 7), "start_weights": (5.0,)},
+    "pocket": _GRID,
+    "full": _GRID,
+}
 
 
 @dataclass(frozen=True)
@@ -156,6 +168,7 @@ def main(config: RankerConfig) -> RankerResult:
     Raises `MissingArtifact` with the command for what the earlier chapters have not made, and CourseError for a
     catalogue without judged training or validation queries.
     """
+    config = with_profile_defaults(config, PROFILE_DEFAULTS)
     _check(config)
     catalogue = load_catalogue(config.catalogue, profile=config.profile)
     artifacts = Artifacts.for_catalogue(catalogue, config.profile)

@@ -21,6 +21,7 @@ from common.catalogue import load_catalogue
 from common.cli import run_step
 from common.errors import CourseError
 from common.processes import ALONE, Processes
+from common.profiles import with_profile_defaults
 from common.progress import tell
 from common.training import link_folder, train_and_publish
 
@@ -44,8 +45,15 @@ class AblationsConfig:
     """Name of a catalogue, or the path of a saved one."""
     profile: str | None = None
     """smoke, pocket or full; None: COURSE_PROFILE, else pocket."""
-    variants: tuple[str, ...] = tuple(VARIANTS)
-    """Variants to train."""
+    variants: tuple[str, ...] | None = None
+    """Variants to train; None: the profile's (`PROFILE_DEFAULTS`)."""
+
+
+PROFILE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "smoke": {"variants": (TEXT_ONLY, IMAGE_ONLY)},
+    "pocket": {"variants": tuple(VARIANTS)},
+    "full": {"variants": tuple(VARIANTS)},
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ class Ablations:
 
 def main(config: AblationsConfig) -> Ablations:
     """Train every variant, continue where that was interrupted, or return the result of an earlier run."""
+    config = with_profile_defaults(config, PROFILE_DEFAULTS)
     unknown = [name for name in config.variants if name not in VARIANTS]
     if unknown:
         raise CourseError(f"ablations: {unknown[0]!r} is no variant; choose from {', '.join(VARIANTS)}.")

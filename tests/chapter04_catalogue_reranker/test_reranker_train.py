@@ -35,6 +35,7 @@ from chapter04_catalogue_reranker.training_setup import TrainingSetup
 from common.artifacts import Artifacts
 from common.catalogue import Catalogue
 from common.errors import CourseError
+from common.profiles import with_profile_defaults
 from common.scoreboard import read_scoreboard
 from common.settings import repository_root
 from common.training_log import TrainingLog, read_log
@@ -263,6 +264,14 @@ def test_profiles_fill_in_what_is_not_given(profile):
     config = resolved(TrainConfig(profile=profile, epochs=(1, 0, 0)))
     assert config.epochs == (1, 0, 0) and config.text == PROFILE_DEFAULTS[profile]["text"]
     assert config.architecture().text_pooling == ("cls" if profile == "full" else "mean")
+
+
+@pytest.mark.parametrize("profile", PROFILE_DEFAULTS)
+def test_every_profile_trains_the_variants_of_one_modality(profile):
+    """Notebook 3 compares the model with both; smoke leaves the others out."""
+    variants = with_profile_defaults(AblationsConfig(profile=profile), ablations.PROFILE_DEFAULTS).variants
+    assert {"text only", "image only"} <= set(variants)
+    assert set(variants) == ({"text only", "image only"} if profile == "smoke" else set(VARIANTS))
 
 
 @pytest.fixture(scope="module")
