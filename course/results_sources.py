@@ -78,7 +78,7 @@ SOURCES = {
     "grocery_store": Source(
         "Grocery Store",
         "Real photos taken in shops, 81 classes. The towers come from packages, EfficientNet-Lite0 and MiniLM, and "
-        "were aligned on the fashion products.",
+        "were aligned on the fashion products; the classifiers on thinned photos read the course's own small CLIP.",
         (
             Task(
                 "Photos of a class, found by its description (text) and by its name",
