@@ -1,7 +1,7 @@
 # Needs only Python 3.11 or later and make. `make help` lists what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help course test test-unit test-notebooks test-slow check lint lab demo bench requirements clean
+.PHONY: help course test smoke test-unit test-notebooks test-slow check lint lab demo bench requirements clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
 VENV ?= .venv
@@ -47,6 +47,10 @@ NBVAL = $(shell $(BIN)/python -c 'from common.devices import native_bfloat16 as 
 
 test-notebooks: $(STAMP)
 	$(if $(NOTEBOOKS),$(OFFLINE) COURSE_QUIET=1 $(BIN)/python -m pytest -q --$(NBVAL) --nbval-current-env $(NOTEBOOKS),@echo "no notebooks yet")
+
+smoke: $(STAMP) ## every notebook on a small shop, from nothing: does it run here?
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+		COURSE_ARTIFACTS="$$folder" $(OFFLINE) $(BIN)/python -m course run --profile smoke
 
 # Tests that time something, or wait for a page in a browser: other work beside them would make them fail.
 ALONE := tests/course/service tests/chapter04_catalogue_reranker/constellation tests/common/test_evaluation.py \

@@ -68,7 +68,7 @@ class TrainConfig:
 
 
 PROFILE_DEFAULTS: dict[str, dict[str, Any]] = {
-    "smoke": {"pairs": (128, 128, 64), "epochs": (1, 1, 1)},
+    "smoke": {"pairs": (64, 64, 64), "epochs": (1, 1, 1)},
     "pocket": {"pairs": (5120, 1600, 960), "epochs": (1, 2, 1)},
     "full": {"pairs": (400_000, 400_000, 100_000), "epochs": (3, 3, 1)},
 }

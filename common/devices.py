@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common.errors import CourseError
+from common.settings import resolve_profile
 
 ENGINES = ("auto", "openvino", "torch")
 NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16")
@@ -57,6 +58,10 @@ def choose_placement(engine: str = "auto") -> Placement:
     native = native_bfloat16()
     precision = "bfloat16" if native else "float32"
     why = f"the CPU computes in bfloat16 natively ({native})" if native else "the CPU has no native bfloat16"
+    if engine == "auto" and resolve_profile() == "smoke":
+        return Placement(
+            "cpu", "torch", precision, f"no GPU; {why}; converting for OpenVINO does not pay in profile smoke"
+        )
     if engine == "openvino" or (engine == "auto" and _is_x86() and find_spec("openvino") is not None):
         return Placement("cpu", "openvino", precision, f"no GPU; {why}; OpenVINO is faster than torch on such CPUs")
     return Placement("cpu", "torch", precision, f"no GPU; {why}")

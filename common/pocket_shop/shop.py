@@ -23,7 +23,7 @@ VERSION = 1
 """Of the generator. The same version, parameters and seed
 give the same shop; a change raises it."""
 
-PROFILE_PARAMETERS = {"smoke": {"size": 1_200, "queries_per_kind": 16, "outfits": 100, "photo_size": 64}}
+PROFILE_PARAMETERS = {"smoke": {"size": 500, "queries_per_kind": 16, "outfits": 100, "photo_size": 64}}
 
 SPLIT_FRACTIONS = {"train": 0.60, "val": 0.12, "test": 0.28}
 PRODUCT_FRACTIONS = {"train": 0.70, "val": 0.10, "test": 0.20}

@@ -226,6 +226,15 @@ def test_on_other_processors_torch_is_chosen(monkeypatch):
         choose_placement("onnx")
 
 
+def test_profile_smoke_converts_nothing(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(devices, "_is_x86", lambda: True)
+    monkeypatch.setenv("COURSE_PROFILE", "smoke")
+    assert choose_placement().engine == "torch" and choose_placement("openvino").engine == "openvino"
+    monkeypatch.setenv("COURSE_PROFILE", "pocket")
+    assert choose_placement().engine == "openvino"
+
+
 def test_other_weights_in_the_package_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not the weights")
     with pytest.raises(CourseError, match="not the published 53aa51172d"):
