@@ -22,8 +22,8 @@ def run_on(monkeypatch):
 
 def test_a_claim_that_holds_is_silent_everywhere(run_on, capsys):
     run_on(COMMITTED)
-    expect("training helps", True, towers=0.5)
-    expect("training helps", True, "smoke", towers=0.5)
+    assert expect("training helps", True, towers=0.5)
+    assert expect("training helps", True, "smoke", towers=0.5)
     assert capsys.readouterr().out == ""
 
 
@@ -44,7 +44,7 @@ def test_a_broken_claim_stops_where_the_outputs_were_made(run_on):
 )
 def test_a_broken_claim_is_told_anywhere_else(run_on, capsys, placement, profile, why):
     run_on(placement)
-    expect("training helps", False, profile, towers=0.25, queries=12)
+    assert not expect("training helps", False, profile, towers=0.25, queries=12)
     expected = f"Expected, but not so here ({why}): training helps. Measured: towers 0.250, queries 12.\n"
     assert capsys.readouterr().out == expected
 
