@@ -32,7 +32,7 @@ class Run:
     chapters: Annotated[tuple[int, ...], tyro.conf.arg(metavar="NUMBER ...", help_behavior_hint="")] = ()
     """Numbers of the chapters to run; all by default."""
     profile: OptionalText = None
-    """smoke (seconds, to see that it works), pocket (a laptop) or full (public data, large models).
+    """smoke (a small shop, to see that it works), pocket (a laptop) or full (public data, large models).
     Default: the environment variable COURSE_PROFILE, else pocket."""
     catalogue: OptionalPath = None
     """Table of your own products, as CSV, JSONL or Parquet: product_id, and title or path of an image."""
