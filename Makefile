@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NOTEBOOKS = $(sort $(wildcard chapter*/[0-9]*.ipynb))
-# Beside other work, threads that spin while they wait make everything many times slower (common/__init__.py).
+# Beside other work, threads that spin while they wait make everything slower (common/__init__.py).
 export OMP_WAIT_POLICY ?= PASSIVE
 # Never look for a model hub unless the big profile asks for one.
 OFFLINE := $(if $(filter full,$(COURSE_PROFILE)),,HF_HUB_OFFLINE=1)

@@ -39,11 +39,11 @@ def native_bfloat16() -> str | None:
     return next((name for name in NATIVE_BFLOAT16 if capabilities.get(name)), None)
 
 
-def choose_placement(engine: str = "auto") -> Placement:
+def choose_placement(engine: str = "auto", profile: str | None = None) -> Placement:
     """Return the fastest placement whose vectors agree with float32 (mean cosine at least 0.999) on this machine.
 
-    engine: "auto", or "openvino" / "torch" to insist on one. Raises `CourseError` for another name, and if OpenVINO is
-    asked for but not installed.
+    engine: "auto", or "openvino" / "torch" to insist on one. profile: None is COURSE_PROFILE, else pocket. Raises
+    `CourseError` for another name, and if OpenVINO is asked for but not installed.
     """
     if engine not in ENGINES:
         raise CourseError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}.")
@@ -58,7 +58,7 @@ def choose_placement(engine: str = "auto") -> Placement:
     native = native_bfloat16()
     precision = "bfloat16" if native else "float32"
     why = f"the CPU computes in bfloat16 natively ({native})" if native else "the CPU has no native bfloat16"
-    if engine == "auto" and resolve_profile() == "smoke":
+    if engine == "auto" and resolve_profile(profile) == "smoke":
         return Placement(
             "cpu", "torch", precision, f"no GPU; {why}; converting for OpenVINO does not pay in profile smoke"
         )

@@ -33,7 +33,7 @@ class Tracker:
         self._texts: dict[str, str] = {}
 
     def begin(self, lines: int) -> None:
-        """Open the run; what it shows of later lines than the first `lines` was lost by a kill, and is replaced."""
+        """Open the run after `lines` lines. Later ones, lost by a kill, are replaced in TensorBoard."""
         from accelerate import PartialState
         from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
 

@@ -19,23 +19,26 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 from common.atomic import atomic_write
-from common.cli import run_step
 from common.errors import CourseError
 from common.settings import repository_root
 
-KEPT = ("torch", "torchvision", "torchaudio", "numpy", "pandas", "pyarrow", "google-colab", "ipykernel", "ipython")
+KEPT = ("torch", "torchvision", "torchaudio", "numpy", "pandas", "google-colab", "ipykernel", "ipython")
 """Packages that Colab has loaded or built for its machines: their versions stay."""
 CUDA = ("nvidia-", "cuda-", "triton")
 """Beginnings of the names of packages that come with torch."""
-EXTRAS = "notebooks,demo"
+EXTRAS = "notebooks,demo,scale"
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 CELL = """# In Colab: fetch the course and install it beside Colab's own torch. Everywhere else this cell does nothing.
 import sys
 
 if "google.colab" in sys.modules:
+    import subprocess
+    from pathlib import Path
+
     repository = "{repository}"
     drive = None  # a folder of My Drive, to keep the artifacts there
-    get_ipython().system(f"test -d /content/course || git clone --quiet --depth 1 {{repository}} /content/course")
+    if not Path("/content/course").exists():
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", repository, "/content/course"], check=True)
     sys.path.insert(0, "/content/course")
     from course.colab import install
 
@@ -72,7 +75,9 @@ def install(drive: str | None = None, root: Path | None = None) -> None:
     them in this runtime only. root: of the clone, by default this one. Raises `CourseError` if pip fails.
     """
     root = root or repository_root()
-    _keep_artifacts(drive, root)
+    if drive is not None:
+        import_module("google.colab.drive").mount("/content/drive")
+        os.environ["COURSE_ARTIFACTS"] = f"/content/drive/MyDrive/{drive}"
     before = {name: _version(name) for name in _loaded()}
     constraints = constraints_of(
         (root / "requirements.txt").read_text(encoding="utf-8"), {n: _version(n) for n in KEPT}
@@ -109,7 +114,7 @@ def repository_of(pyproject: Path) -> str:
 
 def notebooks(root: Path) -> list[Path]:
     """Return every notebook of the course."""
-    return sorted([*root.glob("[0-9]*.ipynb"), *root.glob("chapter*/[0-9]*.ipynb")])
+    return sorted(root.glob("chapter*/[0-9]*.ipynb"))
 
 
 def with_colab(text: str, repository: str, path: str) -> str:
@@ -129,14 +134,6 @@ def _as_source(text: str) -> list[str]:
     return text.splitlines(keepends=True)
 
 
-def _keep_artifacts(drive: str | None, root: Path) -> None:
-    if drive is None:
-        os.environ.setdefault("COURSE_ARTIFACTS", str(root / "artifacts"))
-        return
-    import_module("google.colab.drive").mount("/content/drive")
-    os.environ["COURSE_ARTIFACTS"] = f"/content/drive/MyDrive/{drive}"
-
-
 def _loaded() -> list[str]:
     """Return the installed packages that are already imported: another version needs a new session."""
     owners = metadata.packages_distributions()
@@ -151,4 +148,6 @@ def _version(name: str) -> str | None:
 
 
 if __name__ == "__main__":
+    from common.cli import run_step  # not above: in Colab nothing is installed yet when `install` is imported
+
     run_step(main)

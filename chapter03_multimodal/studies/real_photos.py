@@ -78,7 +78,8 @@ class RealPhotosConfig:
     """Model to measure and to train further: "aligned", what `align` made on fashion_products, or the folder of a CLIP
     of the same towers."""
     side: int = 224
-    """Pixels of the squares that photos of grocery_store are seen as; Lite0 learned from 224."""
+    """Pixels of the squares that photos of grocery_store are seen as; Lite0 learned from 224, which was taken after six
+    probes at 128 had been seen on the photos that are measured."""
     trained: Trained = "projections"
     """projections, last_blocks, lora or everything."""
     epochs: int = 40

@@ -85,9 +85,9 @@ class RealTypesResult:
     validation: a row for each training and weight: technique, value (its parameter, NaN: none), head, weight_decay,
     weight, role (plain, technique and chosen, joined by "+"; "" for the rest), and the `classification_figures`.
     figures: on test, `compare_over_draws` of "technique" and of "chosen" (column classifier) against plain, with
-    n_queries. buckets: classifier, bucket, classes (that test has) and macro-F1. per_class: type, train (photos),
-    bucket, n (test photos), and F1 of the three classifiers, NaN for a class that test has not. confusions: of the
-    chosen classifier, the most frequent first: type, predicted, n, share (of the type's test photos). board: the
+    n_queries. buckets: classifier, bucket, classes and products (that test has) and macro-F1. per_class: type, train
+    (photos), bucket, n (test photos), and F1 of the three classifiers, NaN for a class that test has not. confusions:
+    of the chosen classifier, the most frequent first: type, predicted, n, share (of the type's test photos). board: the
     columns of the scoreboard.
     """
 
@@ -241,6 +241,7 @@ def _bucket_f1(per_class: pd.DataFrame) -> pd.DataFrame:
     occurs = per_class[per_class["n"] > 0]
     rows = [
         {"classifier": name, "bucket": bucket, "classes": int((occurs["bucket"] == bucket).sum())}
+        | {"products": int(occurs.loc[occurs["bucket"] == bucket, "n"].sum())}
         | {"macro-F1": float(occurs.loc[occurs["bucket"] == bucket, name].mean())}
         for name, bucket in product(CLASSIFIERS, BUCKETS)
     ]
@@ -268,13 +269,15 @@ def _board(figures: pd.DataFrame, buckets: pd.DataFrame, source: str) -> pd.Data
             ("difference", "ci", found["classifier"], "gain in type"),
         ):
             row = {"system": CLASSIFIERS[name], "metric": f"{metric} {found['metric']}", "value": found[value]}
-            rows.append(row | {"ci_low": found[f"{interval}_low"], "ci_high": found[f"{interval}_high"]})
+            row |= {"ci_low": found[f"{interval}_low"], "ci_high": found[f"{interval}_high"]}
+            rows.append(row | {"n_queries": found["n_queries"]})
     for found in buckets.to_dict("records"):
         metric = f"type macro-F1, {found['bucket']}"
-        rows.append({"system": CLASSIFIERS[found["classifier"]], "metric": metric, "value": found["macro-F1"]})
+        row = {"system": CLASSIFIERS[found["classifier"]], "metric": metric, "value": found["macro-F1"]}
+        rows.append(row | {"n_queries": found["products"]})
     facts = {"chapter": CHAPTER, "source": source, "split": "test", "seconds": float("nan")}
     board = pd.DataFrame(rows).drop_duplicates(["system", "metric"])  # plain is in both comparisons
-    return board.assign(n_queries=figures["n_queries"].iloc[0], **facts).dropna(subset="value")
+    return board.assign(**facts).dropna(subset="value")
 
 
 def print_summary(config: RealTypesConfig) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from common.errors import CourseError
 from common.progress import tell
 
 RIVALS = (0, 1, 3)
@@ -55,7 +56,9 @@ def measure(training: str, steps: int, rivals: int, waiting: str) -> float:
     environment |= {"COURSE_QUIET": "1"} | WAITING[waiting]
     code = f"from {__name__} import time_training; print(time_training({training!r}, {steps}))"
     with busy(rivals):
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise CourseError(f"busy-machine: the training of {training} failed:\n{done.stderr[-2000:]}")
     seconds = float(done.stdout.splitlines()[-1])
     tell(f"{training}, {rivals} busy, threads {waiting}: {steps / seconds:.2f} steps/s")
     return steps / seconds

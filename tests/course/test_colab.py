@@ -53,7 +53,7 @@ def test_torch_numpy_and_pandas_keep_their_versions():
 
 def test_pip_gets_the_notebooks_extras_and_the_pins(pip, capsys):
     install(root=pip.root)
-    assert pip.command[-1] == f"{pip.root}[notebooks,demo]" and "-e" in pip.command
+    assert pip.command[-1] == f"{pip.root}[notebooks,demo,scale]" and "-e" in pip.command
     assert "papermill==2.6.0" in pip.constraints and "torch==2.9.0+cu126" in pip.constraints
     assert capsys.readouterr().out == "The course is installed.\n"
 
@@ -74,7 +74,7 @@ def test_artifacts_stay_in_the_clone_or_on_the_drive(pip, monkeypatch):
     import os
 
     install(root=pip.root)
-    assert os.environ["COURSE_ARTIFACTS"] == str(pip.root / "artifacts")
+    assert "COURSE_ARTIFACTS" not in os.environ
     mounted = []
     monkeypatch.setitem(sys.modules, "google.colab.drive", types.SimpleNamespace(mount=mounted.append))
     install("search/course", root=pip.root)
@@ -108,3 +108,18 @@ def test_the_cell_does_nothing_outside_colab():
         [sys.executable, "-c", code + "\nprint('course' in sys.modules)"], capture_output=True, text=True
     )
     assert done.stdout.strip() == "False" and done.returncode == 0
+
+
+def test_install_is_there_before_anything_is_installed():
+    code = """
+import sys
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in sys.stdlib_module_names | {"common", "course"}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Nothing())
+from course.colab import install
+print(install.__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repository_root())
+    assert done.stdout == "install\n", done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -52,7 +53,7 @@ def test_a_model_is_here_or_will_be_fetched_or_cannot_be(report, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     states = report("full")["model"]
     assert {state for state, _ in states} == {"warning"} and "HF_HUB_OFFLINE forbids" in states[0][1]
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: "config.json")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: "model.safetensors")
     assert {state for state, _ in report("full")["model"]} == {"ok"}
 
 
@@ -80,7 +81,7 @@ def test_a_card_that_torch_cannot_use_is_a_warning_in_red(report, monkeypatch, c
     assert state == "warning" and "Tesla K80, driver 470.1" in text and "torch cannot use it" in text
     assert doctor.COLOURS["warning"] == "red"
     main(Doctor())
-    assert "warning" in capsys.readouterr().out
+    assert re.search(r"NVIDIA card\s+│\s+warning", capsys.readouterr().out)
 
 
 def test_a_card_newer_or_older_than_the_build_is_a_warning(report, monkeypatch):
@@ -105,6 +106,7 @@ def test_a_card_newer_or_older_than_the_build_is_a_warning(report, monkeypatch):
         ((10, 0), ["sm_90"], False),
         ((12, 0), ["sm_90", "compute_90"], True),
         ((3, 7), ["sm_75", "compute_75"], False),
+        ((9, 4), ["gfx942"], True),
     ],
 )
 def test_code_runs_on_cards_of_its_major_number_and_no_older_minor_one(capability, architectures, fits):
@@ -123,3 +125,10 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(report, monkey
     assert report("pocket")["package"] == [
         ("note", "ray is missing, for embedding by several machines: pip install -e .[scale]")
     ]
+
+
+def test_the_engine_is_that_of_the_profile_asked_for(report, monkeypatch):
+    monkeypatch.delenv("COURSE_PROFILE", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("common.devices._is_x86", lambda: True)
+    assert ", torch," in report("smoke")["embedding"][0][1] and ", openvino," in report("pocket")["embedding"][0][1]
