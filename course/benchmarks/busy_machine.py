@@ -22,7 +22,7 @@ RIVALS = (0, 1, 3)
 """Busy processes beside the training, each of one thread."""
 WAITING = {"wait": {"OMP_WAIT_POLICY": "PASSIVE"}, "spin": {"GOMP_SPINCOUNT": "300000"}}
 """How threads wait, and the setting for it. The second is the default of gcc's OpenMP, which torch brings."""
-ROUNDS = 3
+ROUNDS = 2
 STEPS = {"towers": 6, "cross-encoder": 3}
 """Training steps that are timed, after one that is not."""
 BATCH, QUERIES, PRODUCTS = 64, 8, 8
