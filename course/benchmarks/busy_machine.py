@@ -22,16 +22,16 @@ RIVALS = (0, 1, 3)
 """Busy processes beside the training, each of one thread."""
 WAITING = {"wait": {"OMP_WAIT_POLICY": "PASSIVE"}, "spin": {"GOMP_SPINCOUNT": "300000"}}
 """How threads wait, and the setting for it. The second is the default of gcc's OpenMP, which torch brings."""
-ROUNDS = 2
-STEPS = {"towers": 6, "cross-encoder": 3}
+ROUNDS = 1
+STEPS = {"towers": 3, "cross-encoder": 3}
 """Training steps that are timed, after one that is not."""
-BATCH, QUERIES, PRODUCTS = 64, 8, 8
+BATCH, QUERIES, PRODUCTS = 16, 4, 8
 
 
 def main(
     *, rounds: int = ROUNDS, steps: dict[str, int] = STEPS, rivals: Sequence[int] = RIVALS
 ) -> list[dict[str, Any]]:
-    """Measure both trainings with every number of rivals and either way of waiting; about ten minutes on two cores.
+    """Measure both trainings with every number of rivals and either way of waiting; about six minutes on two cores.
 
     Returns a row for each training and number of rivals: name, ours (threads wait passively), peer (threads spin),
     unit, our_value and peer_value (the best of the rounds, which take turns), ratio, and `share`: our speed as a share
