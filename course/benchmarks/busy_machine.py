@@ -31,7 +31,7 @@ BATCH, QUERIES, PRODUCTS = 16, 4, 8
 def main(
     *, rounds: int = ROUNDS, steps: dict[str, int] = STEPS, rivals: Sequence[int] = RIVALS
 ) -> list[dict[str, Any]]:
-    """Measure both trainings with every number of rivals and either way of waiting; about six minutes on two cores.
+    """Measure both trainings with every number of rivals and either way of waiting; about ten minutes on two cores.
 
     Returns a row for each training and number of rivals: name, ours (threads wait passively), peer (threads spin),
     unit, our_value and peer_value (the best of the rounds, which take turns), ratio, and `share`: our speed as a share
